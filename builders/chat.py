@@ -1,0 +1,106 @@
+"""Conversations as they come, and the one shape in which the rest of the code sees them."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builders.row import RowError
+from builders.think import JOINER, split_think
+
+THINK_KEYS = ("reasoning_content", "thinking", "reasoning")  # DeepSeek and vLLM; gpt-oss; OpenRouter
+TEXT_PARTS = (None, "text", "input_text", "output_text")  # `type` of a part that is text; None: the part has no type
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
+MAX_DETAIL = 80  # characters of a bad value that a line of the `skipped` table shows
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message. `think` is the reasoning of an assistant turn, which `content` no longer holds."""
+
+    role: str
+    content: str
+    think: str
+
+
+def parse_messages(value: Any) -> list[Turn]:
+    """Read a conversation: a list of `{role, content}` or of ShareGPT's `{from, value}`, or a JSON string of one.
+
+    Raises RowError with `messages_missing`, `messages_not_a_list`, `messages_empty` or `message_malformed`.
+    """
+    if isinstance(value, str):
+        value = _from_json(value)
+    if value is None:
+        raise RowError("messages_missing", "the row has no conversation")
+    if not isinstance(value, list | tuple):
+        raise RowError("messages_not_a_list", f"a conversation is a list of messages, not {shorten(value)}")
+    if not value:
+        raise RowError("messages_empty", "the conversation has no message")
+    return [_turn(message, position) for position, message in enumerate(value)]
+
+
+def clean_text(text: str) -> str:
+    """Replace lone surrogates by U+FFFD, which neither Parquet nor a tokenizer takes; pairs become their character.
+
+    NUL bytes stay: Parquet and byte-level tokenizers carry them through unharmed.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def shorten(value: Any) -> str:
+    """Show a value in one short line; reprlib looks at no more of it than it shows, whatever its size."""
+    text = reprlib.repr(value)
+    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise RowError("messages_not_a_list", f"{shorten(text)} is not the JSON of a list of messages") from None
+
+
+def _turn(message: Any, position: int) -> Turn:
+    if not isinstance(message, Mapping):
+        raise RowError("message_malformed", f"message {position} is {shorten(message)}, not a mapping")
+    role = message.get("role")
+    if role is None:
+        sender = message.get("from")
+        role = SHAREGPT_ROLES.get(str(sender), sender)
+    # a call of a tool, or a generation cut while it reasoned, may come with no content key at all
+    if role is None or not any(key in message for key in ("content", "value", "tool_calls", *THINK_KEYS)):
+        raise RowError("message_malformed", f"message {position} lacks a role or a content: {shorten(message)}")
+    content = _content_text(message.get("value") if message.get("content") is None else message["content"])
+    if role != "assistant":
+        return Turn(clean_text(str(role)), content, "")
+    response, think = split_think(content)
+    traces = (JOINER.join(filter(None, split_think(_content_text(message.get(key))))) for key in THINK_KEYS)
+    # servers send the same trace under two keys, or under a key and again in the content
+    distinct = dict.fromkeys(trace for trace in (*traces, think) if trace)
+    return Turn("assistant", response, JOINER.join(distinct))
+
+
+def _content_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, list | tuple):
+        texts = (_part_text(part) for part in value)
+        return clean_text("\n".join(text for text in texts if text is not None))
+    return clean_text(str(value))
+
+
+def _part_text(part: Any) -> str | None:
+    if isinstance(part, Mapping):
+        part = part.get("text") if part.get("type") in TEXT_PARTS else None
+    return part if isinstance(part, str) else None

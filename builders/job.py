@@ -1,0 +1,211 @@
+"""The job: one frozen, checked description of what is made. It is stored beside the data and inside every chunk.
+
+A job is *asked for* with flags, a TOML file or a preset, where many options are None ("find out"). It is *settled* once,
+when a dataset is begun: revisions become commit shas, `dtype`, `pooling`, `max_length` and `chunk_rows` become values. Every
+later run adopts the settled job, on any machine, so that a dataset never changes its meaning half way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from builders.options import ConfigError, check_fields, from_mapping, option, option_fields
+from builders.text import DEFAULT_TEMPLATE, TextView
+
+POOLINGS = ("mean", "last", "cls", "max", "logits-mean")
+LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a hash of its content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is made, from what, with which model. Options with `values=False` decide how or where, never what."""
+
+    build: str = option("embeddings", "what to make", group="Output", choices=("embeddings",))
+    output: str | None = option(
+        None, "Hub dataset (user/name) or folder (./out) that receives the chunks", group="Output", values=False
+    )
+    private: bool = option(True, "keep a new Hub dataset private", group="Output", values=False)
+    config_name: str = option("default", "name of the configuration within the dataset", group="Output")
+
+    source: str | None = option(
+        None, "Hub dataset, or local .parquet/.jsonl path or glob, or demo:chat", group="Source", values=False
+    )
+    source_config: str | None = option(None, "configuration of the source dataset", group="Source")
+    split: str = option("train", "split of the source", group="Source")
+    revision: str | None = option(
+        None, "revision of the source; pinned to its commit sha [the newest]", group="Source"
+    )
+    limit: int | None = option(None, "only the first N rows [all]", group="Source", minimum=1)
+    sample_per_source: int | None = option(
+        None, "N rows drawn uniformly from each value of --source-column [all]", group="Source", minimum=1
+    )
+    seed: int = option(0, "seed of every draw", group="Source")
+    messages_column: str = option("messages", "column that holds the chat", group="Source")
+    id_column: str = option("id", "column carried as id, where there is one", group="Source")
+    source_column: str = option("dataset_source", "column that says where a row comes from", group="Source")
+
+    text_template: str | None = option(
+        None, f"text to embed, of fields and columns [{DEFAULT_TEMPLATE!r}]", group="Text"
+    )
+    fields: tuple[str, ...] = option((), "one vector for each of these fields, as in think,response", group="Text")
+    turns: str = option("last", "which turns of the chat the fields hold", group="Text", choices=("last", "all"))
+    system: bool = option(False, "put the system prompt in front", group="Text")
+    instruction: str | None = option(None, "text in front of every text [the model's own prompt]", group="Text")
+    max_length: int | None = option(None, "tokens per text [the model's limit]", group="Text", minimum=2)
+    truncate: str = option(
+        "end",
+        "what is cut from a text that is too long",
+        group="Text",
+        choices=("end", "start", "middle", "balanced"),
+    )
+    empty_text: str | None = option(None, "embed this where the text is empty [skip the row]", group="Text")
+    keep_text: bool = option(False, "store the text beside its vector", group="Text")
+
+    model: str | None = option(None, "Hub model, local folder, or package:NAME/FOLDER", group="Model", values=False)
+    model_revision: str | None = option(None, "revision of the model; pinned to its sha [the newest]", group="Model")
+    engine: str = option("transformers", "what runs the model", group="Model", choices=("transformers", "fake"))
+    dtype: str | None = option(
+        None,
+        "dtype of the weights [bfloat16 where the device is fast at it]",
+        group="Model",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    pooling: str | None = option(
+        None, "how token vectors become one [the model's files, else last]", group="Model", choices=POOLINGS
+    )
+    layer: int = option(-1, "hidden state that is pooled: -1 the last, 0 the embeddings", group="Model")
+    normalize: bool = option(True, "scale every vector to length 1", group="Model")
+    dimensions: int | None = option(None, "keep the first N dimensions (Matryoshka) [all]", group="Model", minimum=1)
+    trust_remote_code: bool = option(False, "run Python code that comes with the model", group="Model")
+    storage_dtype: str = option(
+        "float32", "dtype of the stored vectors", group="Output", choices=("float32", "float16")
+    )
+
+    chunk_rows: int | None = option(
+        None, "rows per unit and chunk file [from a measured pilot]", group="Output", minimum=1
+    )
+    upload_size_mb: float = option(
+        100.0,
+        "size that a chunk should have, MB, where --chunk-rows is not given",
+        group="Output",
+        minimum=0.01,
+        values=False,
+    )
+
+    def __post_init__(self) -> None:
+        """Check every option alone and together.
+
+        Raises:
+            ConfigError: with the flag, the value and what would be right.
+        """
+        check_fields(self)
+        if self.sample_per_source is not None and self.limit is not None:
+            raise ConfigError("--limit and --sample-per-source exclude each other: give one of them")
+        if self.config_name in ("data", "skipped", "_stillroom"):
+            raise ConfigError(f"--config-name {self.config_name!r} is a folder of the output: choose another name")
+        if self.fields and self.text_template is not None:
+            raise ConfigError("--fields and --text-template exclude each other: a field is a text of its own")
+        try:
+            self.view  # noqa: B018  # its own checks
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @property
+    def view(self) -> TextView:
+        """The text view: which text of a row is embedded."""
+        return TextView(
+            template=self.text_template,
+            fields=self.fields,
+            turns=self.turns,  # type: ignore[arg-type]
+            system=self.system,
+            messages_column=self.messages_column,
+            empty_text=self.empty_text,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over every option that decides what is written. Machine, batch size and paths are not in it."""
+        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The options in the fingerprint, as JSON types."""
+        return {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self) if spec.metadata["values"]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as JSON types, for `_stillroom/job.json`, chunk metadata and the card."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def differences(self, other: Job) -> list[str]:
+        """One line for each option of the fingerprint that differs: `name: mine -> other's`."""
+        mine, theirs = self.values, other.values
+        return [f"{name}: {mine[name]!r} -> {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+    def adopt(self, settled: Job) -> Job:
+        """Fill what this job leaves open (None) from the settled job of the same output.
+
+        The hash of local files is never adopted: it is taken again, so that changed files show as a difference.
+        """
+        found = {}
+        for spec in fields(self):
+            value = getattr(settled, spec.name)
+            is_local = isinstance(value, str) and value.startswith(LOCAL_SHA)
+            if getattr(self, spec.name) is None and spec.default is None and not is_local:
+                found[spec.name] = value
+        return replace(self, **found)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def job_from_dict(mapping: Mapping[str, Any]) -> Job:
+    """Build a job from TOML or JSON keys.
+
+    Raises:
+        ConfigError: an unknown key (with the known ones) or a value that does not fit.
+    """
+    unknown = sorted(set(mapping) - set(option_fields(Job)))
+    if unknown:
+        known = ", ".join(sorted(option_fields(Job)))
+        raise ConfigError(f"unknown option {', '.join(map(repr, unknown))}: the options are {known}")
+    return from_mapping(Job, mapping)
+
+
+def preset_names() -> list[str]:
+    """Names of the jobs shipped with the code."""
+    return sorted(f.name.removesuffix(".toml") for f in resources.files("builders").joinpath("presets").iterdir())
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Return the options of a shipped job.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"--preset is {name!r}: the presets are {', '.join(preset_names())}")
+    return tomllib.loads(resources.files("builders").joinpath("presets", f"{name}.toml").read_text())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the options of a job file. A key `preset` names a shipped job that the other keys build on.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
+    try:
+        options = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"--job {path}: there is no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--job {path} is not valid TOML: {error}") from None
+    preset = options.pop("preset", None)
+    return {**read_preset(preset), **options} if preset is not None else options

@@ -1,0 +1,89 @@
+"""The columns of every dataset stillroom writes: Arrow type, `datasets` feature and a sentence each, defined once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from builders.job import Job
+
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "int64": pa.int64(),
+    "int32": pa.int32(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+    "float32": pa.float32(),
+    "float16": pa.float16(),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `length` makes it a fixed-size list of `dtype`, as for vectors."""
+
+    name: str
+    dtype: str
+    about: str
+    length: int | None = None
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Type in Arrow and Parquet."""
+        value = ARROW_TYPES[self.dtype]
+        return value if self.length is None else pa.list_(pa.field("element", value), self.length)
+
+    @property
+    def feature(self) -> dict[str, Any]:
+        """The same as the JSON of a `datasets` feature (`Value`, `List`), which load_dataset reads from the schema."""
+        value = {"dtype": self.dtype, "_type": "Value"}
+        return value if self.length is None else {"feature": value, "length": self.length, "_type": "List"}
+
+
+def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
+    """Return the Arrow schema, with the features that `datasets` looks for under the key `huggingface`."""
+    features = {column.name: column.feature for column in columns}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([pa.field(column.name, column.arrow_type) for column in columns], metadata=metadata)
+
+
+def embedding_names(job: Job) -> list[str]:
+    """Names of the vector columns: `embedding`, or one for each of the job's fields, as in `embedding_think`."""
+    return [f"embedding_{name}" for name in job.fields] or ["embedding"]
+
+
+def text_names(job: Job) -> list[str]:
+    """Names of the text columns, beside the vectors; none unless the job keeps text."""
+    if not job.keep_text:
+        return []
+    return [f"text_{name}" for name in job.fields] or ["text"]
+
+
+def embeddings_columns(job: Job, source_columns: Sequence[str], dimension: int) -> list[Column]:
+    """Columns of an embeddings dataset; `id` and `dataset_source` where the source has them."""
+    columns = [Column("index", "int64", "Position of the row in the source split at its pinned revision, from 0.")]
+    if job.id_column in source_columns:
+        columns.append(Column("id", "string", f"`{job.id_column}` of the source row."))
+    if job.source_column in source_columns:
+        columns.append(Column("dataset_source", "string", f"`{job.source_column}` of the source row."))
+    columns += [
+        Column("num_tokens", "int32", "Tokens that the model saw, special tokens included."),
+        Column("truncated", "bool", f"Whether the text was longer than {job.max_length} tokens and was cut."),
+    ]
+    columns += [Column(name, "string", "The text before it was cut to length.") for name in text_names(job)]
+    norm = "of length 1" if job.normalize else "as the model gave it"
+    columns += [
+        Column(name, job.storage_dtype, f"Vector of {dimension} dimensions, {norm}.", length=dimension)
+        for name in embedding_names(job)
+    ]
+    return columns
+
+
+SKIPPED_COLUMNS = [
+    Column("index", "int64", "Position of the row in the source split at its pinned revision, from 0."),
+    Column("reason", "string", "Why the row gives no record, one word."),
+    Column("detail", "string", "What was found instead, one line."),
+]

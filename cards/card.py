@@ -1,0 +1,168 @@
+"""The dataset card: what a reader of the output sees, made from the job and the receipts of its units."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from builders.job import Job
+from builders.layout import Layout
+from builders.schema import Column, embeddings_columns
+from builders.text import DEFAULT_TEMPLATE
+from hub.pending import Receipt
+
+TEMPLATES = Path(__file__).parent / "templates"
+BEGIN, END = "<!-- stillroom: begin of the generated part -->", "<!-- stillroom: end of the generated part -->"
+FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n?", re.DOTALL)
+SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+    (10**10, "1B<n<10B"),
+)
+SKIPPED = "skipped_"  # prefix of the counts of skipped rows by reason
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts of a card. What a person wrote outside the generated part, or into other YAML keys, stays."""
+
+    job: Job
+    source_columns: Sequence[str]
+    num_rows: int
+    num_units: int
+    receipts: Sequence[Receipt]
+
+    def render(self, existing: str, *, name: str, is_complete: bool) -> str:
+        """Return README.md; `name` is what `load_dataset` takes."""
+        card = DatasetCard.from_template(
+            DatasetCardData(),
+            template_path=str(TEMPLATES / f"{self.job.build}.md"),
+            job=self.job,
+            name=name,
+            title=name.rstrip("/").rsplit("/", 1)[-1],
+            text=self.job.text_template or ", ".join(self.job.fields) or DEFAULT_TEMPLATE,
+            columns=self.columns,
+            totals=self.totals,
+            reasons=self.reasons,
+            num_rows=self.num_rows,
+            num_units=self.num_units,
+            percent=100 * len(self.receipts) // max(1, self.num_units),
+            is_complete=is_complete,
+            options=self.options,
+        )
+        old_data, old_body = split_front_matter(existing)
+        body = replace_generated(old_body, card.text.strip())
+        data = merge_data(old_data, self.data(is_complete=is_complete))
+        return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n\n{body}"
+
+    @property
+    def columns(self) -> list[Column]:
+        """Columns of the records."""
+        return embeddings_columns(self.job, self.source_columns, self.dimension)
+
+    @property
+    def dimension(self) -> int:
+        """Dimensions of the vectors; 0 before the first chunk."""
+        return next((r.counts["dimension"] for r in self.receipts if "dimension" in r.counts), 0)
+
+    @property
+    def totals(self) -> Counter[str]:
+        """Counts of all units together."""
+        totals: Counter[str] = Counter()
+        for receipt in self.receipts:
+            totals.update({k: v for k, v in receipt.counts.items() if isinstance(v, int) and k != "dimension"})
+        return totals
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rows that gave no record, by reason."""
+        return {k.removeprefix(SKIPPED): v for k, v in sorted(self.totals.items()) if k.startswith(SKIPPED)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options that differ from their defaults, as flags."""
+        default = Job().to_dict()
+        return {f"--{k.replace('_', '-')}": v for k, v in self.job.to_dict().items() if v != default[k]}
+
+    def data(self, *, is_complete: bool) -> dict[str, Any]:
+        """YAML of the card. `dataset_info` has sizes only once they are final: a stale one keeps a dataset from loading."""
+        layout = Layout.of(self.job)
+        configs = [_config(layout, layout.config_name, layout.data)]
+        if self.totals["skipped"]:
+            configs.append(_config(layout, layout.skipped, layout.skipped))
+        if layout.is_default:
+            configs[0]["default"] = True
+        data: dict[str, Any] = {
+            "pretty_name": str(self.job.output).rstrip("/").rsplit("/", 1)[-1],
+            "tags": ["stillroom", self.job.build],
+            "size_categories": [size_category(self.totals["records"] if is_complete else self.num_rows)],
+            "configs": configs,
+        }
+        if "/" in str(self.job.source) and not str(self.job.source).startswith((".", "/", "~")):
+            data["source_datasets"] = [self.job.source]
+        if is_complete and self.totals["records"]:
+            data["dataset_info"] = [self._info(layout)]
+        return data
+
+    def _info(self, layout: Layout) -> dict[str, Any]:
+        size = sum(entry.size for r in self.receipts for entry in r.files if entry.path.startswith(f"{layout.data}/"))
+        split = {"name": layout.split, "num_bytes": size, "num_examples": self.totals["records"]}
+        return {"config_name": layout.config_name, "splits": [split], "download_size": size, "dataset_size": size}
+
+
+def _config(layout: Layout, name: str, folder: str) -> dict[str, Any]:
+    return {"config_name": name, "data_files": [{"split": layout.split, "path": layout.glob(folder)}]}
+
+
+def size_category(num_records: int) -> str:
+    """The Hub's word for a number of records."""
+    return next((word for limit, word in SIZES if num_records < limit), "n>1T")
+
+
+def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
+    """Return (YAML, body) of a README."""
+    match = FRONT_MATTER.match(text)
+    if match is None:
+        return {}, text
+    data = yaml.safe_load(match[1])
+    return (data if isinstance(data, dict) else {}), text[match.end() :]
+
+
+def replace_generated(body: str, generated: str) -> str:
+    """Put the generated part where the old one was, or in front of what is there."""
+    part = f"{BEGIN}\n{generated}\n{END}"
+    before, found, rest = body.partition(BEGIN)
+    _, found_end, after = rest.partition(END)
+    if found and found_end:
+        return f"{before}{part}{after}"
+    return f"{part}\n\n{body.strip()}\n" if body.strip() else f"{part}\n"
+
+
+def merge_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what a person set; configurations and tags of other jobs stay beside ours."""
+    merged = {**new, **{key: value for key, value in old.items() if key not in ("configs", "dataset_info", "tags")}}
+    merged["size_categories"] = new["size_categories"]
+    for key in ("configs", "dataset_info"):
+        mine = list(new.get(key, []))
+        names = {part["config_name"] for part in new["configs"]}
+        kept = old.get(key) or []
+        kept = [kept] if isinstance(kept, dict) else kept
+        parts = mine + [part for part in kept if part.get("config_name", "default") not in names]
+        if parts:
+            merged[key] = parts
+        else:
+            merged.pop(key, None)
+    merged["tags"] = list(dict.fromkeys([*new["tags"], *(old.get("tags") or [])]))
+    return merged

@@ -1,0 +1,136 @@
+"""The command line: options made from the fields of Job and Settings. The only place that knows click."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from builders.job import Job, job_from_dict, preset_names, read_preset, read_toml
+from builders.options import ConfigError, from_mapping, option_fields, value_type
+from extract.settings import Settings
+
+Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py is the script, so that it loads once
+
+DEFAULT_PRESET = "dolci-embeddings"
+DEFAULT_JOB_FILE = Path("job.toml")
+ALIASES = {"chunk_rows": ["--upload-every"]}
+
+
+class Words(click.ParamType):
+    """`think,response` as a tuple of words."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split at commas."""
+        return value if isinstance(value, tuple) else tuple(filter(None, (word.strip() for word in value.split(","))))
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add one option for each field of Job and Settings, grouped as they are."""
+    for cls in (Settings, Job):
+        for name, spec in reversed(option_fields(cls).items()):
+            command = _option(cls, name, spec)(command)
+    command = click.option("--job", "job_file", type=click.Path(path_type=Path), help="job file, TOML [./job.toml]")(
+        command
+    )
+    return click.option("--preset", help=f"job shipped with the code: {', '.join(preset_names())} [{DEFAULT_PRESET}]")(
+        command
+    )
+
+
+def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
+    kind, _ = value_type(cls, name)
+    flag = f"--{name.replace('_', '-')}"
+    help_text = spec.metadata["help"]
+    if kind is bool:
+        negative = "--public" if name == "private" else f"--no-{flag[2:]}"
+        help_text += f" [{flag if spec.default else negative}]"
+        return click.option(f"{flag}/{negative}", name, default=None, help=help_text)
+    if spec.default not in (None, ()):
+        help_text += f" [{spec.default}]"
+    choices = spec.metadata["choices"]
+    param_type = click.Choice(choices) if choices else Words() if kind is tuple else kind
+    return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text)
+
+
+def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> tuple[Job, Settings]:
+    """Put the job together: flags over --job, else over --preset, else over ./job.toml, else over the default preset.
+
+    Raises:
+        ConfigError: an option is unknown or does not fit.
+    """
+    if preset is not None and job_file is not None:
+        raise ConfigError("--preset and --job exclude each other: write `preset = ...` into the job file")
+    if preset is not None:
+        base = read_preset(preset)
+    elif job_file is not None or DEFAULT_JOB_FILE.exists():
+        base = read_toml(job_file or DEFAULT_JOB_FILE)
+    else:
+        base = read_preset(DEFAULT_PRESET)
+    given = {name: value for name, value in flags.items() if value is not None}
+    options = {**base, **given}
+    settings = {name: options.pop(name) for name in option_fields(Settings) if name in options}
+    return job_from_dict(options), from_mapping(Settings, settings)
+
+
+def execute(runner: Runner | None, preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> int:
+    """Run, and turn errors into one line and an exit code: 2 for a bad job, 1 for a failure."""
+    is_debug = bool(flags.get("debug"))
+    set_up_logging(is_debug=is_debug)
+    try:
+        job, settings = read_options(preset, job_file, flags)
+        is_debug = settings.debug
+        if settings.dry_run:
+            from extract.dry_run import dry_run
+
+            click.echo(dry_run(job, settings))
+            return 0
+        if runner is None:
+            from extract.run import run
+
+            runner = run
+        return runner(job, settings)
+    except ConfigError as error:
+        return _report(error, 2, is_debug=is_debug)
+    except (RuntimeError, OSError) as error:  # SourceError, EngineError, CommitError, WorkerError and their causes
+        return _report(error, 1, is_debug=is_debug)
+
+
+def _report(error: Exception, code: int, *, is_debug: bool) -> int:
+    if is_debug:
+        logging.getLogger("stillroom").exception("failed")
+    click.echo(f"stillroom: {error}", err=True)
+    return code
+
+
+def set_up_logging(*, is_debug: bool) -> None:
+    """Log to stderr, one line each; other workers than the first only warn."""
+    rank = int(os.environ.get("RANK", "0"))
+    ours = logging.DEBUG if is_debug else logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, level=logging.WARNING)
+    for name in ("stillroom", "builders", "extract", "hub", "cards"):
+        logging.getLogger(name).setLevel(ours)
+
+
+@click.command("run", context_settings={"show_default": False, "max_content_width": 100})
+@job_options
+@click.pass_obj
+def run_command(runner: Runner | None, preset: str | None, job_file: Path | None, **flags: Any) -> None:
+    """Stream a dataset through a model, and pour what comes out into a Hub dataset or a folder."""
+    sys.exit(execute(runner, preset, job_file, flags))
+
+
+@click.group(context_settings={"max_content_width": 100})
+def main() -> None:
+    """Make and use datasets of embeddings and teacher logits."""
+
+
+main.add_command(run_command)

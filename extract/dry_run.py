@@ -1,0 +1,94 @@
+"""The plan of a job, from a sample of its rows and the real tokenizer. Loads no model and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from builders.job import Job
+from builders.row import Row, RowError
+from builders.selection import select
+from builders.source import open_source
+from builders.text import PLAN_VIEWS, Text, TextView
+from extract.model_files import read_model_files
+from extract.settings import Settings
+from extract.settle import ROW_BYTES, UNIT_SECONDS, load_tokenizer, sample_rows, settle, two_digits
+from extract.tokens import TextTokenizer
+
+SAMPLE_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class ViewCost:
+    """Tokens of a text view over the sample, before and after cutting."""
+
+    name: str
+    num_rows: int  # of the sample
+    tokens: int
+    tokens_kept: int
+    num_truncated: int
+    num_empty: int
+
+
+def dry_run(asked: Job, settings: Settings) -> str:
+    """Return the plan as text: rows, units, tokens, bytes, share truncated, and what other text views would cost.
+
+    Raises:
+        ConfigError: the job cannot be run.
+    """
+    source, files = open_source(asked, settings.cache), read_model_files(asked)
+    job = settle(asked, source, files, "cpu")
+    selection = select(job, source)
+    rows = list(source.read(sample_rows(selection, SAMPLE_ROWS), source.columns))
+    tokenizer = load_tokenizer(job, files)
+    mine = cost("this job", rows, job.view, tokenizer)
+    views = [mine]
+    if job.messages_column in source.columns:
+        views += [
+            cost(n, rows, replace(job.view, template=t, fields=(), system=False), tokenizer)
+            for n, t in PLAN_VIEWS.items()
+        ]
+    dimension = min(job.dimensions or files.hidden_size, files.hidden_size)
+    row_bytes = ROW_BYTES + dimension * (2 if job.storage_dtype == "float16" else 4) * max(1, len(job.fields))
+    scale = selection.num_rows / max(1, len(rows))
+    chunk_rows = job.chunk_rows or two_digits(job.upload_size_mb * 1e6 / row_bytes)
+    num_units = -(-selection.num_rows // chunk_rows)
+    measured = "" if job.chunk_rows else f" at most; a pilot makes a unit {UNIT_SECONDS:.0f} s or less"
+    lines = [
+        f"source    {source.name} ({job.split}) at {source.revision}",
+        f"model     {job.model} at {files.revision}, {dimension} dimensions, {job.pooling} pooling, {job.dtype}",
+        f"output    {job.output or '(none: --output)'}",
+        f"rows      {selection.num_rows:,}",
+        f"units     {num_units:,} of {chunk_rows:,} rows{measured}",
+        f"tokens    {mine.tokens_kept * scale:,.0f}, from {len(rows):,} rows with the real tokenizer",
+        f"bytes     {selection.num_rows * row_bytes / 1e6:,.1f} MB of vectors",
+        f"cut       {mine.num_truncated / max(1, mine.num_rows):.1%} of rows, at {job.max_length} tokens",
+        f"empty     {mine.num_empty / max(1, mine.num_rows):.1%} of rows",
+        "",
+        f"{'text view':<12}{'tokens':>16}{'at most ' + str(job.max_length):>20}{'cut':>8}{'empty':>8}",
+    ]
+    return "\n".join(lines + [_line(view, scale) for view in views])
+
+
+def _line(view: ViewCost, scale: float) -> str:
+    rows = max(1, view.num_rows)
+    return (
+        f"{view.name:<12}{view.tokens * scale:>16,.0f}{view.tokens_kept * scale:>20,.0f}"
+        f"{view.num_truncated / rows:>8.1%}{view.num_empty / rows:>8.1%}"
+    )
+
+
+def cost(name: str, rows: Sequence[Row], view: TextView, tokenizer: TextTokenizer) -> ViewCost:
+    """Tokenise a view of the sample in full."""
+    texts: list[Text] = []
+    num_empty = 0
+    for row in rows:
+        try:
+            texts += [text for text in view.render(row.data) if text.text]
+        except RowError:
+            num_empty += 1
+    full = np.array([tokenizer.count(text) for text in texts], np.int64)
+    kept = np.array([len(ids) for ids, _ in tokenizer.encode(texts)], np.int64)
+    return ViewCost(name, len(rows), int(full.sum()), int(kept.sum()), int((full > kept).sum()), num_empty)

@@ -1,0 +1,47 @@
+"""The one seam to whatever runs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from typing import Protocol
+
+import numpy as np
+
+from builders.job import Job
+from extract.batching import TokenBudget
+from extract.model_files import ModelFiles
+from extract.sample import Batch
+
+
+class EngineError(RuntimeError):
+    """The model cannot be loaded or run. Exit code 1."""
+
+
+class Engine(Protocol):
+    """Turns batches into vectors, in the order of the batches, with as many in flight as suits it."""
+
+    dimension: int
+    max_batch_tokens: int  # a good budget for this device
+
+    def embed(
+        self, batches: Iterable[Batch], budget: TokenBudget
+    ) -> Generator[tuple[Batch, np.ndarray, int], None, None]:
+        """Yield (batch, vectors, padded tokens run); vectors are float32 [B, D], final but for storage.
+
+        An empty batch gives an array of no rows. Out of memory halves the budget and goes on.
+        """
+
+
+def load_engine(job: Job, files: ModelFiles, device: str) -> Engine:
+    """Load the settled job's model.
+
+    Raises:
+        EngineError: it cannot be loaded.
+    """
+    if job.engine == "fake":
+        from extract.engines.fake import FakeEngine
+
+        return FakeEngine(job.dimensions or files.hidden_size)
+    from extract.engines.transformers import TransformersEngine
+
+    return TransformersEngine(job, files, device)

@@ -1,0 +1,206 @@
+"""Any encoder or decoder of the transformers library, on any device torch has."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM
+
+from builders.job import Job
+from extract.batching import TokenBudget
+from extract.engines import EngineError
+from extract.engines.packed import PackedModel, PackedUnsupportedError
+from extract.engines.pooling import finish, pool
+from extract.model_files import ModelFiles
+from extract.sample import Batch, Sample
+
+logger = logging.getLogger(__name__)
+
+CPU_BATCH_TOKENS = 2048  # activations of a small model stay in the cache; 8k costs 8 %
+DEVICE_BATCH_TOKENS = 32_768  # fills a large accelerator; out of memory halves it
+IN_FLIGHT = 2  # batches queued on a device, so that it never waits for the host
+
+Result = tuple[Tensor, int]  # vectors [B, D] on the device, padded tokens
+
+
+def default_device() -> str:
+    """Name the accelerator of this process by its local rank, else the CPU."""
+    import os
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return "cpu"
+    return f"{accelerator.type}:{int(os.environ.get('LOCAL_RANK', 0)) % torch.accelerator.device_count()}"
+
+
+def best_dtype(device: str) -> str:
+    """bfloat16 where the device multiplies it in hardware; elsewhere it is up to 100 times slower than float32."""
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device != "cpu":
+        return "bfloat16"
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_cpu() else "float32"
+
+
+def _has_bf16_cpu() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class TransformersEngine:
+    """Runs batches without padding on a CPU, with padding elsewhere, and pools on the device."""
+
+    def __init__(self, job: Job, files: ModelFiles, device: str) -> None:
+        self.job = job
+        self.device = torch.device(device)
+        self.model, self.head = _load_model(job, files, self.device)
+        self.dimension = min(job.dimensions or 10**9, self.head.out_features if self.head else files.hidden_size)
+        self.is_cpu = self.device.type == "cpu"
+        self.max_batch_tokens = CPU_BATCH_TOKENS if self.is_cpu else DEVICE_BATCH_TOKENS
+        self.arguments: dict[str, Any] = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+        if job.layer != -1:
+            self.arguments["output_hidden_states"] = True
+        self.packed = self._pack() if self.is_cpu else None
+
+    def _pack(self) -> PackedModel | None:
+        try:
+            return PackedModel(self.model, self.job.max_length or 0, **self.arguments)
+        except PackedUnsupportedError as error:
+            logger.warning("padded batches: this model does not run without padding (%s)", error)
+            return None
+
+    def embed(
+        self, batches: Iterable[Batch], budget: TokenBudget
+    ) -> Generator[tuple[Batch, np.ndarray, int], None, None]:
+        """See Engine."""
+        yield from self._embed_on_cores(batches, budget) if self.is_cpu else self._embed_on_device(batches, budget)
+
+    def _embed_on_cores(
+        self, batches: Iterable[Batch], budget: TokenBudget
+    ) -> Generator[tuple[Batch, np.ndarray, int], None, None]:
+        """One batch per core, one thread each: no core waits for another inside an operation."""
+        cores = torch.get_num_threads()
+
+        def run(batch: Batch) -> tuple[Batch, np.ndarray, int]:
+            vectors, padded = self._run(batch.samples, budget)
+            return batch, vectors.numpy(), padded
+
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool_:
+            yield from in_order(lambda batch: pool_.submit(run, batch).result, batches, cores + 1)
+
+    def _embed_on_device(
+        self, batches: Iterable[Batch], budget: TokenBudget
+    ) -> Generator[tuple[Batch, np.ndarray, int], None, None]:
+        """Launch ahead of the copy back, so that the device computes while the host waits for the batch before."""
+
+        def launch(batch: Batch) -> Callable[[], tuple[Batch, np.ndarray, int]]:
+            vectors, padded = self._run(batch.samples, budget)
+            host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=self.device.type == "cuda")
+            host.copy_(vectors, non_blocking=True)
+            done = torch.Event(self.device)
+            done.record()
+
+            def fetch() -> tuple[Batch, np.ndarray, int]:
+                done.synchronize()
+                return batch, host.numpy(), padded
+
+            return fetch
+
+        yield from in_order(launch, batches, IN_FLIGHT)
+
+    @torch.inference_mode()
+    def _run(self, samples: list[Sample], budget: TokenBudget) -> Result:
+        """Vectors of a batch, of any size: what does not fit is run in halves."""
+        if not samples:
+            return torch.empty(0, self.dimension), 0
+        return split_on_oom(self._forward, samples, budget)
+
+    def _forward(self, samples: list[Sample]) -> Result:
+        lengths = [sample.num_tokens for sample in samples]
+        hidden, padded = self._hidden(samples, lengths)
+        vectors = pool(hidden, lengths, self.job.pooling or "last")
+        if self.head is not None:
+            vectors = self.head(vectors.to(self.head.weight.dtype)).float()
+        return finish(vectors, self.job.dimensions, self.job.normalize), padded
+
+    def _hidden(self, samples: list[Sample], lengths: list[int]) -> tuple[Tensor, int]:
+        """Hidden states [N, D] of all tokens, one sample after the other, and the tokens run for them."""
+        if self.packed is not None:
+            output = self.packed([sample.input_ids for sample in samples])
+            return self._layer(output)[0], sum(lengths)
+        width = max(lengths)
+        ids = torch.zeros(len(samples), width, dtype=torch.long)
+        for row, sample in zip(ids, samples, strict=True):
+            row[: sample.num_tokens] = torch.tensor(sample.input_ids)
+        mask = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
+        places = mask.flatten().nonzero()[:, 0]  # on the host: no wait for the device
+        output = self.model(
+            input_ids=ids.to(self.device, non_blocking=True),
+            attention_mask=mask.long().to(self.device, non_blocking=True),
+            **self.arguments,
+        )
+        hidden = self._layer(output).flatten(0, 1)
+        return hidden[places.to(self.device, non_blocking=True)], ids.numel()
+
+    def _layer(self, output: Any) -> Tensor:
+        states: Tensor = output[0] if self.job.layer == -1 else output.hidden_states[self.job.layer]
+        return states
+
+
+def _load_model(job: Job, files: ModelFiles, device: torch.device) -> tuple[Any, Any]:
+    """Return (backbone, head): the head is the language model's, for `logits-mean`, else None."""
+    transformers.utils.logging.disable_progress_bar()
+    name, revision = files.location
+    arguments = {
+        "revision": revision,
+        "dtype": getattr(torch, job.dtype or "float32"),
+        "trust_remote_code": job.trust_remote_code,
+        "use_safetensors": True,
+    }
+    try:
+        if job.pooling != "logits-mean":
+            return AutoModel.from_pretrained(name, **arguments).eval().to(device), None
+        whole = AutoModelForCausalLM.from_pretrained(name, **arguments).eval().to(device)
+        return whole.base_model, whole.get_output_embeddings()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EngineError(f"--model {job.model} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+
+
+def split_on_oom(forward: Callable[[list[Sample]], Result], samples: list[Sample], budget: TokenBudget) -> Result:
+    """Run a batch; where memory does not suffice, halve the budget and run its halves.
+
+    Raises:
+        EngineError: a single sample does not fit.
+    """
+    try:
+        return forward(samples)
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+    longest = max(sample.num_tokens for sample in samples)
+    if len(samples) == 1:
+        raise EngineError(f"one text of {longest} tokens does not fit into memory: give a smaller --max-length")
+    budget.halve(longest * len(samples))
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(samples) // 2
+    parts = [split_on_oom(forward, part, budget) for part in (samples[:half], samples[half:])]
+    return torch.cat([vectors for vectors, _ in parts]), sum(padded for _, padded in parts)
+
+
+def in_order(launch: Callable[[Any], Callable[[], Any]], items: Iterable[Any], depth: int) -> Iterator[Any]:
+    """Launch up to `depth` items ahead and yield their results in order."""
+    flying: deque[Callable[[], Any]] = deque()
+    for item in items:
+        flying.append(launch(item))
+        if len(flying) >= depth:
+            yield flying.popleft()()
+    while flying:
+        yield flying.popleft()()

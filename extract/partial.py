@@ -1,0 +1,97 @@
+"""Finished batches of units that are not finished: what a kill does not take, as long as the disk is kept.
+
+One file per unit and process, of frames `length, crc32, payload`; a torn or damaged tail is left out. A payload holds, for B
+samples, positions, fields, token counts and cut flags (int32 [4, B]) and vectors (float32 [B, D]).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from builders.units import Unit
+from extract.sample import Sample
+from extract.work import Work
+
+logger = logging.getLogger(__name__)
+
+HEADER = struct.Struct("<II")  # bytes of the payload, CRC-32 of the payload
+SHAPE = struct.Struct("<III")  # B, D, padded tokens of the batch
+
+
+class Partial:
+    """The partial files of one job on one machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files: dict[int, BinaryIO] = {}  # by start of the unit
+
+    def starts(self) -> set[int]:
+        """First rows of the units of which there is something."""
+        return {int(path.name.split("-")[0]) for path in self.folder.glob("*.part")}
+
+    def restore(self, work: Work) -> int:
+        """Put back what earlier runs computed of a unit, and return the number of samples."""
+        count = 0
+        for path in self._paths(work.unit):
+            for payload in _frames(path):
+                samples, vectors, padded = _decode(payload)
+                work.put(samples, vectors, padded)
+                count += len(samples)
+        return count
+
+    def append(self, work: Work, samples: list[Sample], vectors_BD: np.ndarray, padded: int) -> None:
+        """Keep a finished batch. It reaches the kernel at once, so that only the machine's end can lose it."""
+        if not samples:
+            return
+        file = self._files.get(work.unit.start)
+        if file is None:
+            path = self.folder / f"{work.unit.start:012d}-{work.unit.stop:012d}.{os.getpid()}.part"
+            file = self._files[work.unit.start] = path.open("ab", buffering=0)
+        payload = _encode(samples, vectors_BD, padded)
+        file.write(HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
+
+    def remove(self, unit: Unit) -> None:
+        """Forget a unit whose chunk is whole."""
+        file = self._files.pop(unit.start, None)
+        if file is not None:
+            file.close()
+        for path in self._paths(unit):
+            path.unlink(missing_ok=True)
+
+    def _paths(self, unit: Unit) -> list[Path]:
+        return sorted(self.folder.glob(f"{unit.start:012d}-{unit.stop:012d}.*.part"))
+
+
+def _encode(samples: list[Sample], vectors_BD: np.ndarray, padded: int) -> bytes:
+    facts = np.array([[s.position, s.field, s.num_tokens, s.truncated] for s in samples], np.int32).T
+    head = SHAPE.pack(len(samples), vectors_BD.shape[1], padded)
+    return head + facts.tobytes() + np.ascontiguousarray(vectors_BD, np.float32).tobytes()
+
+
+def _decode(payload: bytes) -> tuple[list[Sample], np.ndarray, int]:
+    rows, dimension, padded = SHAPE.unpack_from(payload)
+    facts = np.frombuffer(payload, np.int32, 4 * rows, SHAPE.size).reshape(4, rows)
+    vectors = np.frombuffer(payload, np.float32, rows * dimension, SHAPE.size + facts.nbytes)
+    # token ids are not kept: what counts of them is their number
+    samples = [Sample(int(p), int(f), [0] * int(n), bool(cut)) for p, f, n, cut in facts.T]
+    return samples, vectors.reshape(rows, dimension), padded
+
+
+def _frames(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while len(header := file.read(HEADER.size)) == HEADER.size:
+            length, crc = HEADER.unpack(header)
+            payload = file.read(length)
+            if len(payload) < length or zlib.crc32(payload) != crc:
+                logger.info("%s: the last batch is torn and is computed again", path.name)
+                return
+            yield payload

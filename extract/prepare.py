@@ -1,0 +1,190 @@
+"""Before the first batch: what the output holds already, what the job means, and which units are left."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from builders.job import Job, job_from_dict
+from builders.layout import Layout
+from builders.options import ConfigError
+from builders.selection import select
+from builders.source import Source, open_source
+from builders.units import Units
+from extract.claim import Plan
+from extract.engines import Engine, load_engine
+from extract.lock import CacheLock
+from extract.model_files import ModelFiles, read_model_files
+from extract.partial import Partial
+from extract.settings import Settings
+from extract.settle import check_same, choose_chunk_rows, load_tokenizer, settle
+from extract.stop import Stop
+from extract.world import World
+from hub.commit import commit_files
+from hub.ledger import finished_units
+from hub.pending import Pending
+from hub.repo import Repo, open_repo
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that a worker needs to know before it begins. `repo` is None on workers that neither plan nor upload."""
+
+    plan: Plan
+    files: ModelFiles
+    repo: Repo | None
+    pending: Pending
+    partial: Partial
+    lock: CacheLock
+    cache: Path
+    device: str
+    is_complete: bool  # all units are in the output, and so is the card that says so
+    engine: Engine | None  # where a pilot has loaded it
+
+
+def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session:
+    """Settle the job on the main worker, share it, and find what is to do.
+
+    Raises:
+        ConfigError: the job cannot be run, or the output holds another one.
+    """
+    device = settings.device or _default_device(asked)
+    repo = _open(asked) if world.is_main or world.is_leader else None
+    source_, files_, engine = None, None, None
+
+    def settled() -> dict[str, object]:
+        nonlocal source_, files_, engine
+        assert repo is not None
+        job, source_, files_ = settle_in(repo, asked, settings, device)
+        if job.chunk_rows is None:
+            engine = load_engine(job, files_, device)
+            rows = choose_chunk_rows(job, source_, select(job, source_), load_tokenizer(job, files_), engine)
+            job = replace(job, chunk_rows=rows)
+        begin_in(repo, job, settings, stop)
+        return job.to_dict()
+
+    job = job_from_dict(world.share("job", settled))
+    source = source_ or _same(open_source(job, settings.cache), job.revision)
+    files = files_ or read_model_files(job)
+    cache = job_cache(job, settings)
+    lock = CacheLock(cache / "lock")
+    if world.is_leader:
+        lock.take_alone()
+    pending, partial = Pending(cache / "pending", _pending_bytes(settings)), Partial(cache / "partial")
+    if world.is_leader:
+        pending.sweep()
+        lock.share()
+    world.barrier("locked")
+    if not world.is_leader:
+        lock.share()
+    selection = select(job, source)
+    assert job.chunk_rows is not None
+    units = Units(selection.num_rows, job.chunk_rows)
+    todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world)
+    plan = Plan(job, source, selection, units, todo)
+    return Session(plan, files, repo, pending, partial, lock, cache, device, is_complete, engine)
+
+
+def settle_in(repo: Repo, asked: Job, settings: Settings, device: str) -> tuple[Job, Source, ModelFiles]:
+    """Settle the job against the one that the output holds, if any, and refuse what does not fit.
+
+    Raises:
+        ConfigError: the output holds another job, or this one and neither --resume nor --restart was given.
+    """
+    stored = read_job(repo, Layout.of(asked))
+    if stored is not None and not settings.restart:
+        asked = asked.adopt(stored)
+    source, files = open_source(asked, settings.cache), read_model_files(asked)
+    job = settle(asked, source, files, device)
+    if stored is not None and not settings.restart:
+        check_same(stored, job, repo.name)
+        if not settings.resume:
+            raise ConfigError(f"{repo.name} holds this job already: --resume goes on with it, --restart deletes it")
+        job = replace(job, chunk_rows=stored.chunk_rows)
+    return job, source, files
+
+
+def read_job(repo: Repo, layout: Layout) -> Job | None:
+    """Return the settled job that an output holds."""
+    content = repo.read(layout.job)
+    return None if content is None else job_from_dict(json.loads(content)["job"])
+
+
+def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
+    """Write the settled job into an output that does not hold it yet; a restart deletes what was there."""
+    layout = Layout.of(job)
+    stored = read_job(repo, layout)
+    if stored is not None and not settings.restart:
+        return
+    content = json.dumps({"fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
+    deletes = [f"{f}/" for f in (layout.data, layout.skipped)] + [f"{layout.receipts}/", layout.ledger]
+    commit_files(
+        repo, {layout.job: content}, deletes if stored else [], f"Begin {job.build} of {job.source}", lambda: None
+    )
+
+
+def job_cache(job: Job, settings: Settings) -> Path:
+    """Folder of this job's unfinished work: another output, or another fingerprint, is another folder."""
+    name = f"{str(job.output).strip('./').replace('/', '--')}-{job.fingerprint[:16]}"
+    part = f"-{settings.job_index}-of-{settings.num_jobs}" if settings.num_jobs > 1 else ""
+    return settings.cache / "jobs" / (name + part)
+
+
+def plan_units(
+    job: Job, units: Units, repo: Repo | None, pending: Pending, partial: Partial, settings: Settings, world: World
+) -> tuple[Sequence[int], bool]:
+    """Return the units to do, those begun on this disk first, and whether the output is complete with its card."""
+    mine = [receipt.start // units.chunk_rows for receipt in pending.scan()] if world.is_leader else []
+    waiting = {number for part in world.gather("pending", mine) for number in part}
+
+    def planned() -> list[object]:
+        assert repo is not None
+        layout = Layout.of(job)
+        files = repo.list_files()
+        done = finished_units(repo, files, layout.data, layout.skipped, lambda path: number_at(units, path))
+        begun = {start // units.chunk_rows for start in partial.starts()}
+        left = [n for n in range(len(units)) if n not in done and n not in waiting]
+        todo = sorted((n for n in left if n % settings.num_jobs == settings.job_index), key=lambda n: n not in begun)
+        return [todo, len(done) == len(units) and layout.ledger in files and not waiting]
+
+    todo, is_complete = world.share("plan", planned)
+    return todo, is_complete
+
+
+def number_at(units: Units, path: str) -> int | None:
+    """Number of the unit whose file this path could be."""
+    unit = units.at(path)
+    return None if unit is None else unit.number
+
+
+def _open(asked: Job) -> Repo:
+    if asked.output is None:
+        raise ConfigError("--output is missing: give a Hub dataset (user/name) or a folder (./out)")
+    try:
+        return open_repo(asked.output, private=asked.private)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _same(source: Source, revision: str | None) -> Source:
+    """A worker on another machine must read the very same source."""
+    if source.revision != revision:
+        raise ConfigError(f"--source {source.name} is {source.revision} here and {revision} on the main worker")
+    return source
+
+
+def _default_device(asked: Job) -> str:
+    if asked.engine == "fake":
+        return "cpu"
+    from extract.engines.transformers import default_device
+
+    return default_device()
+
+
+def _pending_bytes(settings: Settings) -> int | None:
+    return None if settings.pending_gb is None else int(settings.pending_gb * 1e9)

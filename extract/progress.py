@@ -1,0 +1,133 @@
+"""One progress display for a whole run: a bar in a terminal, plain lines in a log, and `status.json` for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from extract.sample import Batch
+from extract.work import Work
+from extract.world import World
+
+logger = logging.getLogger(__name__)
+
+POST_SECONDS = 1.0
+LINE_SECONDS = 30.0  # between lines where there is no terminal
+
+
+@dataclass
+class Counts:
+    """What one worker has done in this run."""
+
+    rows: int = 0
+    units: int = 0
+    tokens: int = 0
+    padding: int = 0
+    skipped: int = 0
+    stall_seconds: float = 0.0  # waited for the output to take pending chunks
+
+
+@dataclass
+class Progress:
+    """Counts of all workers, shown by the main one. `upload` gives what the uploader has to say."""
+
+    world: World
+    num_units: int
+    num_done: int
+    status_file: Path
+    upload: Callable[[], Mapping[str, Any]] | None = None
+    counts: Counts = field(default_factory=Counts)
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._posted = self._lined = 0.0
+        show = self.world.is_main and sys.stderr.isatty()
+        self._bar = tqdm(total=self.num_units, initial=self.num_done, unit="unit", disable=not show, leave=False)
+
+    def add_batch(self, batch: Batch, padded: int) -> None:
+        """Count a batch for which the model ran `padded` tokens."""
+        self.counts.tokens += batch.num_tokens
+        self.counts.padding += padded - batch.num_tokens
+
+    def add_unit(self, work: Work) -> None:
+        """Count a finished unit."""
+        self.counts.units += 1
+        self.counts.rows += work.unit.num_rows
+        self.counts.skipped += len(work.skipped)
+
+    def tick(self) -> None:
+        """Post, and on the main worker show, at most once a second."""
+        now = time.monotonic()
+        if now - self._posted < POST_SECONDS:
+            return
+        self._posted = now
+        self.world.post("progress", vars(self.counts))
+        if not self.world.is_main:
+            return
+        status = self.status()
+        self.write(status)
+        self._bar.n = status["units_done"]
+        self._bar.set_postfix_str(describe(status), refresh=True)
+        if self._bar.disable and now - self._lined >= LINE_SECONDS:
+            self._lined = now
+            logger.info("%d of %d units, %s", status["units_done"], self.num_units, describe(status))
+
+    def status(self, state: str = "running") -> dict[str, Any]:
+        """Return the sums over all workers, with rates and the time left."""
+        parts = self.world.posted("progress") or [vars(self.counts)]
+        total = {name: sum(part[name] for part in parts) for name in vars(self.counts)}
+        seconds = time.monotonic() - self._started
+        done = self.num_done + total["units"]
+        rate = total["units"] / seconds
+        return {
+            "state": state,
+            "units": self.num_units,
+            "units_done": done,
+            "rows": total["rows"],
+            "tokens": total["tokens"],
+            "skipped": total["skipped"],
+            "padding": round(total["padding"] / max(1, total["tokens"] + total["padding"]), 5),
+            "tokens_per_second": round(total["tokens"] / seconds, 1),
+            "seconds": round(seconds, 1),
+            "seconds_left": round((self.num_units - done) / rate, 1) if rate else None,
+            "stall_seconds": round(total["stall_seconds"], 2),
+            **(self.upload() if self.upload else {}),
+        }
+
+    def write(self, status: Mapping[str, Any]) -> None:
+        """Write `status.json`, whole."""
+        partial = self.status_file.with_suffix(".tmp")
+        partial.write_text(json.dumps(status, indent=1))
+        partial.replace(self.status_file)
+
+    def close(self, state: str) -> dict[str, Any]:
+        """Take the bar away and return the last status."""
+        self._bar.close()
+        self.world.post("progress", vars(self.counts))
+        status = self.status(state)
+        if self.world.is_main:
+            self.write(status)
+        return status
+
+
+def describe(status: Mapping[str, Any]) -> str:
+    """Put a status into one line."""
+    left = status["seconds_left"]
+    parts = [
+        f"{status['rows']:,} rows",
+        f"{status['tokens_per_second']:,.0f} tokens/s",
+        f"{status.get('pending', 0)} units to upload",
+    ]
+    if status.get("commits_left") is not None:
+        parts.append(f"{status['commits_left']:.0f} commits left this hour")
+    if left is not None:
+        parts.append(f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
+    return ", ".join(parts)

@@ -1,0 +1,260 @@
+"""The main job: stream a dataset through a model, and pour what comes out into a Hub dataset or a folder.
+
+accelerate launch extract/run.py --resume --max-runtime-minutes 55
+
+source -> units -> samples -> tokens -> batches -> engine -> records -> chunk -> pending -> commit -> card
+builders/...................  extract/.........................  hub/...........................  cards/
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+if not __package__:  # started by path: Python put extract/ on sys.path, not the checkout
+    sys.path[:] = [str(CHECKOUT)] + [p for p in sys.path if p != str(CHECKOUT / "extract")]
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+
+from builders.job import Job
+from builders.layout import Layout
+from builders.schema import Column, embeddings_columns
+from cards.card import Card
+from extract.batching import TokenBudget
+from extract.claim import claim, read_batches
+from extract.engines import Engine, load_engine
+from extract.prepare import Session, number_at, prepare
+from extract.progress import Progress, describe
+from extract.read_ahead import read_ahead
+from extract.settings import Settings
+from extract.settle import load_tokenizer
+from extract.stop import Stop
+from extract.versions import VERSIONS
+from extract.work import Work
+from extract.world import World
+from hub.budget import CommitBudget
+from hub.commit import Uploader, commit_files
+from hub.ledger import Ledger, finished_units
+from hub.pending import Receipt
+from hub.repo import is_folder
+
+logger = logging.getLogger("stillroom")
+
+BATCHES_AHEAD = 64  # read, rendered and tokenised ahead of the model: some megabytes
+CARD_SECONDS = 600.0  # between cards of a growing dataset: each makes the viewer start again
+FORMAT_VERSION = 1
+
+
+def run(asked: Job, settings: Settings) -> int:
+    """Run a job and return the exit code.
+
+    Raises:
+        ConfigError, SourceError, EngineError, CommitError, WorkerError: one line each that says what to do.
+    """
+    world, stop = World.join(), Stop(settings.max_runtime_minutes)
+    stop.on_signals()
+    try:
+        session = prepare(asked, settings, world, stop)
+        if not session.is_complete:
+            build(session, settings, world, stop)
+        return finish(session, settings, world, stop)
+    except BaseException as error:
+        world.fail(error)
+        raise
+
+
+def build(session: Session, settings: Settings, world: World, stop: Stop) -> None:
+    """Compute the units that are left and have the output confirm them, or stop with everything safe."""
+    plan = session.plan
+    with ExitStack() as stack:
+        uploader = stack.enter_context(open_uploader(session, settings, world)) if world.is_leader else None
+        progress = Progress(
+            world, len(plan.units), plan.num_done, session.cache / "status.json", uploader.status if uploader else None
+        )
+        tick = watch(world, stop, progress, uploader)
+        if plan.todo:
+            engine = session.engine or load_engine(plan.job, session.files, session.device)
+            pour(session, engine, settings, world, stop, progress, tick)
+        world.barrier("poured", tick)
+        if uploader is not None and not uploader.drain(stop.seconds_to_drain, tick):
+            logger.warning(
+                "%d finished units wait in %s: run again with --resume", uploader.num_pending, session.cache
+            )
+        world.barrier("uploaded", tick)
+        status = progress.close("stopped" if stop.reason else "complete")
+    if world.is_main:
+        logger.info("%s", describe(status))
+
+
+def pour(
+    session: Session,
+    engine: Engine,
+    settings: Settings,
+    world: World,
+    stop: Stop,
+    progress: Progress,
+    tick: Callable[[], None],
+) -> None:
+    """The main loop: units -> batches -> engine -> records -> chunk -> pending."""
+    plan, partial = session.plan, session.partial
+    budget = TokenBudget(settings.max_batch_tokens or engine.max_batch_tokens)
+    writer = ChunkWriter(session, embeddings_columns(plan.job, plan.source.columns, engine.dimension))
+    units = claim(plan, world, stop)
+    batches = read_batches(units, plan, load_tokenizer(plan.job, session.files), budget, partial)
+    with writer, closing(read_ahead(batches, BATCHES_AHEAD)) as ahead, closing(engine.embed(ahead, budget)) as results:
+        for batch, vectors, padded in results:
+            work = batch.work
+            work.put(batch.samples, vectors, padded)
+            partial.append(work, batch.samples, vectors, padded)
+            progress.add_batch(batch, padded)
+            if batch.is_last:
+                work.finish()
+                progress.counts.stall_seconds += session.pending.wait_for_room(tick)
+                writer.write(work)
+                progress.add_unit(work)
+                stop.finished_unit(work.seconds)
+            tick()
+            if stop.now:
+                break
+
+
+class ChunkWriter:
+    """Writes finished units into pending in a thread, one at a time, while the model goes on."""
+
+    def __init__(self, session: Session, columns: Sequence[Column]) -> None:
+        self.session, self.columns = session, columns
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> ChunkWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Finish the chunk in hand, whatever ends the loop."""
+        self._pool.shutdown(wait=True)
+        if error[0] is None and self._last is not None:
+            self._last.result()
+
+    def write(self, work: Work) -> None:
+        """Begin to write a unit; an error of the one before is raised here."""
+        if self._last is not None:
+            self._last.result()
+        self._last = self._pool.submit(self._write, work)
+
+    def _write(self, work: Work) -> None:
+        job, unit, layout = self.session.plan.job, work.unit, Layout.of(self.session.plan.job)
+        tables = {
+            unit.path(layout.skipped, layout.split): work.skipped_table() if work.skipped else None,
+            unit.path(layout.data, layout.split): work.records(self.columns) if work.rows else None,
+        }
+        metadata = {
+            "format": FORMAT_VERSION,
+            "fingerprint": job.fingerprint,
+            "source_revision": job.revision,
+            "start": unit.start,
+            "stop": unit.stop,
+            "counts": work.counts(),
+            "versions": VERSIONS,
+            "job": job.to_dict(),
+        }
+        whole = {path: table for path, table in tables.items() if table is not None}
+        self.session.pending.add(unit.start, unit.stop, whole, metadata)
+        self.session.partial.remove(unit)
+
+
+def open_uploader(session: Session, settings: Settings, world: World) -> Uploader:
+    """Return this machine's uploader. The main worker's also writes the card, at most every ten minutes."""
+    assert session.repo is not None
+    repo, layout = session.repo, Layout.of(session.plan.job)
+    budget = CommitBudget(repo.commits_per_hour, world.num_machines * settings.num_jobs)
+    ledger = Ledger(repo, layout.receipts, layout.ledger)
+    last_card = -CARD_SECONDS
+
+    def files_of(receipts: Sequence[Receipt]) -> Mapping[str, bytes]:
+        nonlocal last_card
+        files = dict(ledger.part(receipts))
+        if world.is_main and time.monotonic() - last_card >= CARD_SECONDS:
+            ledger.load(repo.list_files())
+            ledger.add(receipts)
+            files["README.md"] = make_card(session, ledger, is_complete=False)
+            last_card = time.monotonic()
+        return files
+
+    return Uploader(repo, session.pending, budget, files_of)
+
+
+def finish(session: Session, settings: Settings, world: World, stop: Stop) -> int:
+    """Complete the card once all units are in the output, whichever worker or job was the last; say what is left."""
+    left = world.share("left", lambda: finish_output(session, stop))
+    if not left:
+        return 0
+    if world.is_main:
+        logger.info(
+            "stopped (%s): %d of %d units left; run again with --resume", stop.reason, left, len(session.plan.units)
+        )
+    return settings.incomplete_exit_code
+
+
+def finish_output(session: Session, stop: Stop) -> int:
+    """Return the number of units that the output lacks; at 0 it has its final card and ledger."""
+    repo, plan, layout = session.repo, session.plan, Layout.of(session.plan.job)
+    assert repo is not None
+    if not session.is_complete:
+        files = repo.list_files()
+        done = finished_units(repo, files, layout.data, layout.skipped, lambda path: number_at(plan.units, path))
+        if len(done) < len(plan.units):
+            return len(plan.units) - len(done)
+        ledger = Ledger(repo, layout.receipts, layout.ledger)
+        ledger.load(files)
+        final = {**ledger.whole(), "README.md": make_card(session, ledger, is_complete=True)}
+        commit_files(repo, final, [f"{layout.receipts}/"], "Complete the card", lambda: None)
+    logger.info(
+        "complete: %d units, nothing left to do\n\n    load_dataset(%r)\n", len(plan.units), load_name(session)
+    )
+    return 0
+
+
+def make_card(session: Session, ledger: Ledger, *, is_complete: bool) -> bytes:
+    """Render README.md over the one that the output has, so that a person's own words stay."""
+    assert session.repo is not None
+    plan = session.plan
+    existing = (session.repo.read("README.md") or b"").decode()
+    card = Card(plan.job, plan.source.columns, plan.selection.num_rows, len(plan.units), ledger.receipts)
+    return card.render(existing, name=load_name(session), is_complete=is_complete).encode()
+
+
+def load_name(session: Session) -> str:
+    """What `load_dataset` takes."""
+    assert session.repo is not None
+    output = str(session.plan.job.output)
+    return output if is_folder(output) else session.repo.name
+
+
+def watch(world: World, stop: Stop, progress: Progress, uploader: Uploader | None) -> Callable[[], None]:
+    """Return what every wait and every batch calls: it shows progress and makes one worker's end everybody's."""
+    is_told = False
+
+    def tick() -> None:
+        nonlocal is_told
+        progress.tick()
+        if uploader is not None:
+            uploader.check()
+            stop.uploaded(uploader.stats.upload_seconds)
+        if (reason := world.stop_reason()) is not None:
+            stop.request(reason)
+        elif stop.now and not is_told:
+            is_told = True
+            world.request_stop(str(stop.reason))
+
+    return tick
+
+
+if __name__ == "__main__":
+    from extract.cli import run_command
+
+    run_command(obj=run)

@@ -1,0 +1,55 @@
+"""How a run goes: when it stops, where it computes and caches. Nothing here changes a value of the dataset."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from builders.options import ConfigError, check_fields, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of one run, as against those of the job."""
+
+    resume: bool = option(False, "go on with the job that the output holds, or begin it", group="Run")
+    restart: bool = option(False, "delete what the output holds of this configuration and begin", group="Run")
+    max_runtime_minutes: float | None = option(
+        None, "stop early enough to have everything uploaded after so many minutes [never]", group="Run", minimum=0
+    )
+    max_batch_tokens: int | None = option(
+        None, "tokens per batch, padding counted [fits the device]", group="Run", minimum=1
+    )
+    device: str | None = option(None, "device, as in cuda:1 or cpu [the accelerator of this worker]", group="Run")
+    cache_dir: str | None = option(
+        None, "folder of unfinished and pending work [$STILLROOM_CACHE or ~/.cache/stillroom]", group="Run"
+    )
+    pending_gb: float | None = option(
+        None, "chunks that may wait for the output, GB [half the free disk]", group="Run", minimum=0.001
+    )
+    num_jobs: int = option(1, "jobs that share the work without knowing of each other", group="Run", minimum=1)
+    job_index: int = option(0, "which of them this is, from 0", group="Run", minimum=0)
+    incomplete_exit_code: int = option(0, "exit code of a run that leaves units to do", group="Run", minimum=0)
+    dry_run: bool = option(False, "print what the job would take, and load no model", group="Run")
+    debug: bool = option(False, "show debug messages and tracebacks", group="Run")
+
+    def __post_init__(self) -> None:
+        """Check every option alone and together.
+
+        Raises:
+            ConfigError: with the flag, the value and what would be right.
+        """
+        check_fields(self)
+        if self.resume and self.restart:
+            raise ConfigError("--resume and --restart exclude each other: give one of them")
+        if self.job_index >= self.num_jobs:
+            raise ConfigError(
+                f"--job-index is {self.job_index}: with --num-jobs {self.num_jobs} it is at most {self.num_jobs - 1}"
+            )
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder of this machine."""
+        named = self.cache_dir or os.environ.get("STILLROOM_CACHE")
+        return Path(os.path.expanduser(named or "~/.cache/stillroom"))

@@ -1,0 +1,114 @@
+"""Settling a job: what was left open becomes a value, once, before any model is loaded."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from builders.job import Job
+from builders.options import ConfigError
+from builders.selection import Selection
+from builders.source import Source
+from builders.units import Unit
+from extract.batching import TokenBudget
+from extract.engines import Engine
+from extract.model_files import ModelFiles
+from extract.stages import batches, samples, texts
+from extract.tokens import TextTokenizer
+from extract.work import Work
+
+logger = logging.getLogger(__name__)
+
+PILOT_ROWS = 48
+UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
+ROW_BYTES = 64  # of a record beside its vectors and text
+
+
+def settle(job: Job, source: Source, files: ModelFiles, device: str) -> Job:
+    """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
+    job.view.columns(source.columns)  # a column that is not there is an error now
+    limit = files.max_length
+    if job.max_length is not None and job.max_length > limit:
+        raise ConfigError(f"--max-length {job.max_length}: the model takes at most {limit} tokens")
+    return replace(
+        job,
+        revision=source.revision,
+        model_revision=files.revision,
+        max_length=job.max_length or limit,
+        pooling=job.pooling or files.pooling or "last",
+        instruction=files.prompt if job.instruction is None else job.instruction,
+        dtype=job.dtype or _best_dtype(job, device),
+    )
+
+
+def _best_dtype(job: Job, device: str) -> str:
+    if job.engine != "transformers":
+        return "float32"
+    from extract.engines.transformers import best_dtype
+
+    return best_dtype(device)
+
+
+def check_same(asked: Job, stored: Job, output: str) -> None:
+    """Refuse a job that differs from the one that the output holds.
+
+    Raises:
+        ConfigError: with one line for each option that differs.
+    """
+    differences = stored.differences(replace(asked, chunk_rows=asked.chunk_rows or stored.chunk_rows))
+    if differences:
+        lines = "".join(f"\n  {line}" for line in differences)
+        raise ConfigError(
+            f"{output} holds another job; it differs in{lines}\n"
+            "Give the job that it holds, another --output or --config-name, or --restart to delete it"
+        )
+
+
+def load_tokenizer(job: Job, files: ModelFiles) -> TextTokenizer:
+    """Return the settled job's tokenizer."""
+    from transformers import AutoTokenizer
+
+    assert job.max_length is not None
+    tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
+    return TextTokenizer(tokenizer, job.max_length, job.truncate, job.instruction or "")
+
+
+def sample_rows(selection: Selection, count: int) -> np.ndarray:
+    """Return up to `count` source indices (int64), evenly spread over the selection."""
+    positions = np.unique(np.linspace(0, selection.num_rows - 1, min(count, selection.num_rows)).astype(np.int64))
+    return np.concatenate([selection.indices(p, p + 1) for p in positions]) if len(positions) else positions
+
+
+def choose_chunk_rows(job: Job, source: Source, selection: Selection, tokenizer: TextTokenizer, engine: Engine) -> int:
+    """Measure a pilot and return the rows of a unit: about `upload_size_mb` per chunk, two minutes at most.
+
+    Rounded to two digits. The pilot runs twice and the second time counts: the first builds kernels.
+    """
+    unit = Unit(0, 0, min(PILOT_ROWS, max(1, selection.num_rows)))
+    rows = list(source.read(sample_rows(selection, unit.num_rows), source.columns))
+    budget = TokenBudget(engine.max_batch_tokens)
+    for _ in range(2):
+        work = Work(unit, job)
+        started = time.monotonic()
+        ready = batches(samples(texts(rows, job.view, work), tokenizer, work), budget, work)
+        for _ in engine.embed(ready, budget):
+            pass
+        seconds = time.monotonic() - started
+    value_bytes = 2 if job.storage_dtype == "float16" else 4
+    text_bytes = sum(len(t.text) for row in work.texts.values() for t in row) // max(1, len(work.texts))
+    row_bytes = ROW_BYTES + engine.dimension * value_bytes * max(1, len(job.fields)) + text_bytes
+    by_size = job.upload_size_mb * 1e6 / row_bytes
+    by_time = UNIT_SECONDS * unit.num_rows / max(seconds, 1e-6)
+    chosen = two_digits(min(by_size, by_time))
+    logger.info("pilot: %.1f rows/s, %d bytes/row: %d rows per chunk", unit.num_rows / seconds, row_bytes, chosen)
+    return chosen
+
+
+def two_digits(number: float) -> int:
+    """Round down to two significant digits, at least 1: 8,743 gives 8,700."""
+    whole = max(1, int(number))
+    step = 10 ** max(0, len(str(whole)) - 2)
+    return whole // step * step

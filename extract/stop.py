@@ -1,0 +1,91 @@
+"""When to stop: at the end of the time given, at a signal, or when the parent process is gone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+COMMIT_SECONDS = 10.0  # a last commit and the card
+SIGNAL_DRAIN_SECONDS = 15.0  # a launcher kills 30 s after SIGTERM; what is not uploaded by then stays pending
+DEADLINE = "--max-runtime-minutes"
+KILLED = 130  # exit code of a second signal: at once, with pending as it is
+
+
+class Stop:
+    """Says whether another unit may begin, and whether the one in hand must be left.
+
+    Leaving a unit loses nothing while the disk is kept: its finished batches are in the partial file.
+    """
+
+    def __init__(self, max_runtime_minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.end = None if max_runtime_minutes is None else clock() + 60 * max_runtime_minutes
+        self.reason: str | None = None
+        self.is_urgent = False  # leave the unit in hand; else only begin no other
+        self.drain_seconds = COMMIT_SECONDS
+        self._unit_seconds: deque[float] = deque(maxlen=20)
+        self._parent = os.getppid()
+
+    def on_signals(self) -> None:
+        """Drain at the first SIGTERM or SIGINT; leave at once at the second, with pending safe on the disk."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.is_signalled:
+            os._exit(KILLED)
+        self.reason = None  # a signal counts for more than a deadline
+        self.request(signal.Signals(number).name)
+
+    @property
+    def is_signalled(self) -> bool:
+        """A signal came, here or at another worker: whoever sent it will not wait long."""
+        return self.reason is not None and self.reason.startswith("SIG")
+
+    def request(self, reason: str, *, is_urgent: bool = True) -> None:
+        """Ask for a stop, at the next batch if it is urgent; the first reason stays."""
+        self.reason = self.reason or reason
+        self.is_urgent = self.is_urgent or is_urgent
+
+    def finished_unit(self, seconds: float) -> None:
+        """Learn how long a unit takes, from claim to chunk."""
+        self._unit_seconds.append(seconds)
+
+    def uploaded(self, seconds: float) -> None:
+        """Learn how long an upload takes: one of the last chunk, and one of the commit, come after the last unit."""
+        self.drain_seconds = 2 * seconds + COMMIT_SECONDS
+
+    @property
+    def unit_seconds(self) -> float:
+        """The 95th percentile of the last 20 units; 0 before the first."""
+        ordered = sorted(self._unit_seconds)
+        return ordered[int(0.95 * (len(ordered) - 1))] if ordered else 0.0
+
+    @property
+    def now(self) -> bool:
+        """The unit in hand must be left: a signal came, the launcher is gone, or only the drain fits into the time."""
+        if not self.is_urgent and os.getppid() != self._parent:
+            self.request("the launcher is gone")
+        if not self.is_urgent and self.end is not None and self.clock() > self.end - self.drain_seconds:
+            self.request(DEADLINE)
+        return self.is_urgent
+
+    def may_begin(self) -> bool:
+        """Tell whether a whole unit and the drain after it still fit into the time."""
+        if self.end is not None and self.end - self.clock() - self.drain_seconds < self.unit_seconds:
+            self.request(DEADLINE, is_urgent=False)
+        return not self.now and self.reason is None
+
+    @property
+    def seconds_to_drain(self) -> float | None:
+        """Seconds that the last uploads may take; None: any number."""
+        if self.is_signalled:
+            return SIGNAL_DRAIN_SECONDS
+        return None if self.end is None else max(self.end - self.clock(), self.drain_seconds)

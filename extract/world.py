@@ -1,0 +1,153 @@
+"""The workers of a run: who is who, who takes which unit, and how one's failure or stop becomes everybody's.
+
+Everything goes through the launcher's key-value store (torchrun's and accelerate's TCPStore): an atomic counter gives out
+units, so that a slow worker holds nobody. No process group is made: nothing here needs NCCL, and a lost peer cannot hang one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+STORE_TIMEOUT = timedelta(seconds=60)
+POLL_SECONDS = 0.05
+CHECK_SECONDS = 1.0
+
+
+class WorkerError(RuntimeError):
+    """Another worker of this run failed, or is gone; the text is its error."""
+
+
+class World:
+    """The workers as one of them sees them. Alone, without a launcher, everything is local."""
+
+    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0, store: Any = None) -> None:
+        self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
+        self.store = store
+        self._claimed = 0
+        self._checked = 0.0
+
+    @classmethod
+    def join(cls) -> World:
+        """Join the run that the launcher's environment names (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, …)."""
+        rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if world_size == 1:
+            return cls()
+        from torch.distributed import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        store, _, _ = next(rendezvous("env://", rank, world_size, timeout=STORE_TIMEOUT))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return cls(
+            rank, world_size, int(os.environ.get("LOCAL_RANK", rank)), PrefixStore(f"stillroom/{attempt}", store)
+        )
+
+    @property
+    def is_main(self) -> bool:
+        """The one worker that plans, and finishes the card."""
+        return self.rank == 0
+
+    @property
+    def is_leader(self) -> bool:
+        """The one worker of this machine that uploads."""
+        return self.local_rank == 0
+
+    @property
+    def num_machines(self) -> int:
+        """Machines in the run, from what the launcher says of each."""
+        return max(1, self.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+    def claim(self) -> int:
+        """Return the next number that no worker has had, from 0."""
+        if self.store is None:
+            self._claimed += 1
+            return self._claimed - 1
+        return int(self._ask(lambda: self.store.add("claims", 1))) - 1
+
+    def share(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return what the main worker makes, on every worker. It goes through JSON."""
+        if self.store is None:
+            return make()
+        if self.is_main:
+            value = make()
+            self._ask(lambda: self.store.set(key, json.dumps(value)))
+            return value
+        self._wait(key)
+        return self._read(key)
+
+    def gather(self, key: str, value: Any) -> list[Any]:
+        """Return every worker's value, by rank, on every worker."""
+        if self.store is None:
+            return [value]
+        self._ask(lambda: self.store.set(f"{key}/{self.rank}", json.dumps(value)))
+        self.barrier(key)
+        return [self._read(f"{key}/{rank}") for rank in range(self.world_size)]
+
+    def barrier(self, name: str, tick: Callable[[], None] = lambda: None) -> None:
+        """Wait until every worker is here, or one has failed."""
+        if self.store is None:
+            return
+        if int(self._ask(lambda: self.store.add(f"barrier/{name}", 1))) == self.world_size:
+            self._ask(lambda: self.store.set(f"barrier/{name}/open", "1"))
+        self._wait(f"barrier/{name}/open", tick)
+
+    def post(self, key: str, value: Any) -> None:
+        """Leave a value for others to look at."""
+        if self.store is not None:
+            self._ask(lambda: self.store.set(f"{key}/{self.rank}", json.dumps(value)))
+
+    def posted(self, key: str) -> list[Any]:
+        """Return the values that workers have left, in no order."""
+        if self.store is None:
+            return []
+        keys = [f"{key}/{rank}" for rank in range(self.world_size)]
+        return [self._read(k) for k in keys if self._has(k)]
+
+    def request_stop(self, reason: str) -> None:
+        """Ask all workers to drain."""
+        if self.store is not None:
+            self._ask(lambda: self.store.set("stop", reason))
+
+    def stop_reason(self) -> str | None:
+        """Why another worker asked for a stop, looked up once a second. A failure elsewhere is raised here.
+
+        Raises:
+            WorkerError: a worker failed; the text is its error.
+        """
+        if self.store is None or time.monotonic() - self._checked < CHECK_SECONDS:
+            return None
+        self._checked = time.monotonic()
+        self._raise_failure()
+        return self._ask(lambda: self.store.get("stop")).decode() if self._has("stop") else None
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others; the first failure is the one they raise."""
+        if self.store is not None and not isinstance(error, WorkerError):
+            text = f"worker {self.rank}: {type(error).__name__}: {error}"
+            self._ask(lambda: self.store.compare_set("failed", "", text))
+
+    def _raise_failure(self) -> None:
+        if self._has("failed"):
+            raise WorkerError(self._ask(lambda: self.store.get("failed")).decode())
+
+    def _read(self, key: str) -> Any:
+        return json.loads(self._ask(lambda: self.store.get(key)))
+
+    def _has(self, key: str) -> bool:
+        return bool(self._ask(lambda: self.store.check([key])))
+
+    def _wait(self, key: str, tick: Callable[[], None] = lambda: None) -> None:
+        while not self._has(key):
+            self._raise_failure()
+            tick()
+            time.sleep(POLL_SECONDS)
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # torch raises its own types, and RuntimeError, for a lost connection
+            raise WorkerError(f"the launcher's store does not answer: {error}") from error

@@ -1,0 +1,89 @@
+"""A plain folder as output: the same layout and the same promises as on the Hub, with no account and no network."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hub.chunk import sync_and_hash, sync_folder, write_whole
+from hub.pending import Entry
+from hub.repo import CommitError
+
+
+class FolderRepo:
+    """Files become visible one by one, each whole, in the order given: data first, then what describes it."""
+
+    commits_per_hour: float | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = str(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommitError(f"--output {folder}: {error.strerror}") from error
+
+    def list_files(self) -> dict[str, int]:
+        """Size by path; temporary files (a leading dot) are left out."""
+        return {
+            path.relative_to(self.folder).as_posix(): path.stat().st_size
+            for path in self.folder.rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        }
+
+    def read(self, path: str) -> bytes | None:
+        """See Repo."""
+        try:
+            return (self.folder / path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def upload(self, entries: Mapping[Path, Entry]) -> None:
+        """Nothing to do ahead: a commit links the files, or copies them to another disk."""
+
+    def commit(self, files: Mapping[str, Path | bytes], deletes: Sequence[str], message: str) -> None:
+        """See Repo. Deletes first, so that a path both deleted and written is there at the end.
+
+        Raises:
+            CommitError: the disk is full or read-only.
+        """
+        try:
+            for path in deletes:
+                self._delete(path)
+            for path, content in files.items():
+                if isinstance(content, bytes):
+                    write_whole(self.folder / path, content)
+                else:
+                    self._place(content, self.folder / path)
+        except OSError as error:
+            raise CommitError(f"{self.folder}: {error.strerror or error}: chunks stay in the cache") from error
+
+    def _delete(self, path: str) -> None:
+        target = self.folder / path
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def _place(self, local: Path, target: Path) -> None:
+        """Put a pending file in its place in one step; a hard link costs nothing and keeps the pending file."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(local, partial)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+            shutil.copyfile(local, partial)  # another disk, or one without hard links
+            sync_and_hash(partial)
+        os.replace(partial, target)
+        sync_folder(target.parent)
+
+    def missing(self, entries: Sequence[Entry]) -> list[Entry]:
+        """See Repo. Files arrive whole, so that the size tells."""
+        files = ((entry, self.folder / entry.path) for entry in entries)
+        return [entry for entry, path in files if not path.exists() or path.stat().st_size != entry.size]

@@ -1,0 +1,88 @@
+"""The ledger: which units the output holds, and their counts. The output itself is the truth; nothing local is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hub.chunk import chunk_metadata
+from hub.pending import Receipt
+from hub.repo import Repo
+
+READ_THREADS = 16
+
+
+def finished_units(
+    repo: Repo, files: Iterable[str], data: str, skipped: str, unit_at: Callable[[str], int | None]
+) -> set[int]:
+    """Return the numbers of the units that the output holds, from its file list.
+
+    A unit with a data chunk is there: its skipped rows are written before it, or in the same commit. A unit with skipped
+    rows only is asked whether it has records at all; these are few.
+    """
+    done = {number for path in files if path.startswith(f"{data}/") and (number := unit_at(path)) is not None}
+    unsure = {
+        path: number
+        for path in files
+        if path.startswith(f"{skipped}/") and (number := unit_at(path)) is not None and number not in done
+    }
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        contents = pool.map(repo.read, unsure)
+    for number, content in zip(unsure.values(), contents, strict=True):
+        if content is not None and chunk_metadata(io.BytesIO(content)).get("counts", {}).get("records") == 0:
+            done.add(number)
+    return done
+
+
+class Ledger:
+    """Receipts of the units in an output, read from the output when they are asked for, and each file once."""
+
+    def __init__(self, repo: Repo, receipts: str, ledger: str) -> None:
+        self.repo = repo
+        self.folder, self.path = receipts, ledger
+        self.by_start: dict[int, Receipt] = {}
+        self._read: set[str] = set()
+
+    def load(self, files: Iterable[str]) -> None:
+        """Read the receipts that the output has and that are not known yet; newer ones win."""
+        parts = sorted(path for path in files if path.startswith(f"{self.folder}/"))
+        wanted = [path for path in [self.path, *parts] if path in set(files) and path not in self._read]
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            for path, content in zip(wanted, pool.map(self.repo.read, wanted), strict=True):
+                self._read.add(path)
+                self.add([Receipt.from_json(line) for line in (content or b"").splitlines() if line.strip()])
+
+    def add(self, receipts: Iterable[Receipt]) -> None:
+        """Note units that the output holds, or is about to."""
+        self.by_start.update({receipt.start: receipt for receipt in receipts})
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """All receipts in row order."""
+        return [self.by_start[start] for start in sorted(self.by_start)]
+
+    @property
+    def totals(self) -> Counter[str]:
+        """Sums of the counts, and `bytes` and `units`."""
+        totals: Counter[str] = Counter(units=len(self.by_start), bytes=sum(r.size for r in self.receipts))
+        for receipt in self.receipts:
+            totals.update({name: value for name, value in receipt.counts.items() if isinstance(value, int)})
+        return totals
+
+    def part(self, receipts: Sequence[Receipt]) -> Mapping[str, bytes]:
+        """Return the file of a commit's receipts. Its name is a hash, so that a commit tried twice writes it once."""
+        content = to_lines(receipts)
+        name = hashlib.sha256(content).hexdigest()[:8]
+        return {f"{self.folder}/{receipts[0].start:012d}-{name}.jsonl": content}
+
+    def whole(self) -> Mapping[str, bytes]:
+        """Return the file of all receipts, which ends a dataset."""
+        return {self.path: to_lines(self.receipts)}
+
+
+def to_lines(receipts: Iterable[Receipt]) -> bytes:
+    """JSON lines of receipts."""
+    return "".join(f"{receipt.to_json()}\n" for receipt in receipts).encode()

@@ -1,0 +1,150 @@
+"""A Hub dataset as output. The only file that calls huggingface_hub to write."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from hub.faults import diagnose
+from hub.pending import Entry
+from hub.repo import CommitError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+COMMITS_PER_HOUR = 96.0  # of the 128 per repository and hour that a free account has: room for people and cards
+READ_TRIES = 8  # of a listing or a small file: about two minutes
+TIMEOUT = (
+    75.0  # seconds per read or write on the line; the Hub itself gives a commit 60 s. The client's default is none
+)
+PATHS_PER_CALL = 500
+
+
+@cache
+def set_timeouts() -> None:
+    """Give the client of huggingface_hub timeouts: on a dead connection it would wait for ever."""
+    from huggingface_hub.utils import _http
+
+    def client() -> Any:
+        made = _http.default_client_factory()
+        made.timeout = TIMEOUT
+        return made
+
+    _http.set_client_factory(client)
+
+
+class HubRepo:
+    """A dataset repository. Bytes go ahead of commits (`upload`); a commit then is one small request."""
+
+    commits_per_hour: float | None = COMMITS_PER_HOUR
+
+    def __init__(self, repo_id: str) -> None:
+        set_timeouts()
+        self.name = repo_id
+        self.api = HfApi()
+        self._operations: dict[str, CommitOperationAdd] = {}  # uploaded, by path in the repository
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, repo_id: str, *, private: bool) -> HubRepo:
+        """Find or create the repository; `name` alone is one of the account that is logged in."""
+        repo = cls(repo_id)
+        try:
+            if "/" not in repo_id:
+                repo.name = f"{repo.api.whoami()['name']}/{repo_id}"
+            try:
+                repo._retry(lambda: repo.api.dataset_info(repo.name))
+            except RepositoryNotFoundError:
+                repo._retry(
+                    lambda: repo.api.create_repo(repo.name, repo_type="dataset", private=private, exist_ok=True)
+                )
+        except (HfHubHTTPError, LocalTokenNotFoundError) as error:
+            raise CommitError(
+                f"--output {repo.name}: {diagnose(error).text}. `hf auth login` with a token that may write, "
+                "or give a folder: --output ./out"
+            ) from error
+        return repo
+
+    def list_files(self) -> dict[str, int]:
+        """Size by path. A listing that breaks off between its pages is begun again."""
+
+        def listing() -> dict[str, int]:
+            tree = self.api.list_repo_tree(self.name, repo_type="dataset", recursive=True)
+            return {item.path: item.size for item in tree if hasattr(item, "size")}
+
+        return self._retry(listing)
+
+    def read(self, path: str) -> bytes | None:
+        """See Repo. Read past the cache: the file may have changed a second ago."""
+
+        def download() -> bytes | None:
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    local = self.api.hf_hub_download(self.name, path, repo_type="dataset", local_dir=folder)
+                except EntryNotFoundError:
+                    return None
+                return Path(local).read_bytes()
+
+        return self._retry(download)
+
+    def upload(self, entries: Mapping[Path, Entry]) -> None:
+        """Send bytes. Safe to repeat: what the server has is not sent again."""
+        operations = [CommitOperationAdd(entry.path, str(local)) for local, entry in entries.items()]
+        self.api.preupload_lfs_files(self.name, operations, repo_type="dataset", free_memory=False)
+        with self._lock:
+            self._operations.update({operation.path_in_repo: operation for operation in operations})
+
+    def commit(self, files: Mapping[str, Path | bytes], deletes: Sequence[str], message: str) -> None:
+        """See Repo. One attempt: whoever calls knows what to look at before the next."""
+        operations: list[Any] = [CommitOperationDelete(path) for path in deletes]
+        for path, content in files.items():
+            with self._lock:
+                ready = self._operations.get(path)
+            operations.append(
+                ready or CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
+            )
+        self.api.create_commit(self.name, operations, commit_message=message, repo_type="dataset")
+        with self._lock:
+            for path in files:
+                self._operations.pop(path, None)
+
+    def missing(self, entries: Sequence[Entry]) -> list[Entry]:
+        """See Repo. LFS files carry their SHA-256, so that content is compared, not only presence."""
+        held: dict[str, str | None] = {}
+        for start in range(0, len(entries), PATHS_PER_CALL):
+            for item in self._paths_info([entry.path for entry in entries[start : start + PATHS_PER_CALL]]):
+                lfs = getattr(item, "lfs", None)
+                held[item.path] = lfs.sha256 if lfs else None
+        return [entry for entry in entries if held.get(entry.path) != entry.sha256]
+
+    def _paths_info(self, paths: list[str]) -> list[Any]:
+        return self._retry(lambda: list(self.api.get_paths_info(self.name, paths, repo_type="dataset")))
+
+    def _retry(self, call: Callable[[], T]) -> T:
+        """Try a call that changes nothing until it answers, or fails for good."""
+        for left in reversed(range(READ_TRIES)):
+            try:
+                return call()
+            except Exception as error:  # which kind it is, is what diagnose tells
+                fault = diagnose(error)
+                if fault.is_fatal or not left:
+                    raise
+                seconds = min(fault.seconds, 2.0 ** (READ_TRIES - left) / 2)
+                logger.info("%s: %s; again in %.1f s", self.name, fault.text, seconds)
+                time.sleep(seconds)
+        raise AssertionError("unreachable")

@@ -1,0 +1,63 @@
+"""The output: a Hub dataset or a plain folder, behind the few calls that the rest of stillroom makes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from hub.pending import Entry
+
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+HUB_NAME = re.compile(r"^[\w.-]+$")
+
+
+class CommitError(RuntimeError):
+    """The output cannot take what is pending, and waiting will not help. Everything finished stays in pending."""
+
+
+class Repo(Protocol):
+    """Where chunks go. Paths are relative, with forward slashes; a commit makes its files visible together."""
+
+    name: str
+    commits_per_hour: float | None  # what the output allows to all writers together; None: any number
+
+    def list_files(self) -> dict[str, int]:
+        """Return size in bytes by path, of all files, at the newest revision."""
+
+    def read(self, path: str) -> bytes | None:
+        """Return a small file's content; None where there is none."""
+
+    def upload(self, entries: Mapping[Path, Entry]) -> None:
+        """Move bytes, by local path, ahead of the commit that shows them."""
+
+    def commit(self, files: Mapping[str, Path | bytes], deletes: Sequence[str], message: str) -> None:
+        """Show all files, and take the deleted ones away (a path that ends in / is a folder)."""
+
+    def missing(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return those that the output does not hold with that size and content."""
+
+
+def open_repo(output: str, *, private: bool) -> Repo:
+    """Open, and if need be create, the output named by `--output`.
+
+    Raises:
+        ValueError: neither a Hub id nor a path.
+        CommitError: the Hub refuses.
+    """
+    if is_folder(output):
+        from hub.folder import FolderRepo
+
+        return FolderRepo(Path(os.path.expanduser(output)))
+    if HUB_ID.match(output) or HUB_NAME.match(output):
+        from hub.remote import HubRepo
+
+        return HubRepo.open(output, private=private)
+    raise ValueError(f"--output {output!r} is neither a Hub dataset (user/name) nor a path (./name)")
+
+
+def is_folder(output: str) -> bool:
+    """Tell a path (`./out`, `/data/out`, `~/out`, or a folder that exists) from a Hub id."""
+    return output.startswith((".", "/", "~")) or os.path.isdir(output)
