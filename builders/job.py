@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,6 +20,9 @@ from typing import Any
 from builders.options import ConfigError, check_fields, from_mapping, option, option_fields
 from builders.text import DEFAULT_TEMPLATE, TextView
 
+EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"))  # at most one of each
+PINNED = {"revision": "source", "model_revision": "model"}  # a revision says something of one name only
+NAME = re.compile(r"\w[\w.-]*")  # of a folder of the output and in the card: no slash, no glob
 POOLINGS = ("mean", "last", "cls", "max", "logits-mean")
 LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a hash of its content
 
@@ -29,15 +33,15 @@ class Job:
 
     build: str = option("embeddings", "what to make", group="Output", choices=("embeddings",))
     output: str | None = option(
-        None, "Hub dataset (user/name) or folder (./out) that receives the chunks", group="Output", values=False
+        None, "Hub dataset (user/name) or folder (./out) that receives the chunks [required]", group="Output", values=False
     )
     private: bool = option(True, "keep a new Hub dataset private", group="Output", values=False)
     config_name: str = option("default", "name of the configuration within the dataset", group="Output")
 
     source: str | None = option(
-        None, "Hub dataset, or local .parquet/.jsonl path or glob, or demo:chat", group="Source", values=False
+        None, "Hub dataset, or local .parquet/.jsonl path or glob, or demo:chat [required]", group="Source", values=False
     )
-    source_config: str | None = option(None, "configuration of the source dataset", group="Source")
+    source_config: str | None = option(None, "configuration of the source dataset [its default]", group="Source")
     split: str = option("train", "split of the source", group="Source")
     revision: str | None = option(
         None, "revision of the source; pinned to its commit sha [the newest]", group="Source"
@@ -54,7 +58,7 @@ class Job:
     text_template: str | None = option(
         None, f"text to embed, of fields and columns [{DEFAULT_TEMPLATE!r}]", group="Text"
     )
-    fields: tuple[str, ...] = option((), "one vector for each of these fields, as in think,response", group="Text")
+    fields: tuple[str, ...] = option((), "one vector for each of these fields, as in think,response [one of all]", group="Text")
     turns: str = option("last", "which turns of the chat the fields hold", group="Text", choices=("last", "all"))
     system: bool = option(False, "put the system prompt in front", group="Text")
     instruction: str | None = option(None, "text in front of every text [the model's own prompt]", group="Text")
@@ -68,7 +72,7 @@ class Job:
     empty_text: str | None = option(None, "embed this where the text is empty [skip the row]", group="Text")
     keep_text: bool = option(False, "store the text beside its vector", group="Text")
 
-    model: str | None = option(None, "Hub model, local folder, or package:NAME/FOLDER", group="Model", values=False)
+    model: str | None = option(None, "Hub model, local folder, or package:NAME/FOLDER [required]", group="Model", values=False)
     model_revision: str | None = option(None, "revision of the model; pinned to its sha [the newest]", group="Model")
     engine: str = option("transformers", "what runs the model", group="Model", choices=("transformers", "fake"))
     dtype: str | None = option(
@@ -108,6 +112,9 @@ class Job:
         check_fields(self)
         if self.sample_per_source is not None and self.limit is not None:
             raise ConfigError("--limit and --sample-per-source exclude each other: give one of them")
+        for flag, name in (("--config-name", self.config_name), ("--split", self.split)):
+            if not NAME.fullmatch(name):
+                raise ConfigError(f"{flag} is {name!r}: it names a folder, of letters, digits, '_', '-' and '.'")
         if self.config_name in ("data", "skipped", "_stillroom"):
             raise ConfigError(f"--config-name {self.config_name!r} is a folder of the output: choose another name")
         if self.fields and self.text_template is not None:
@@ -151,15 +158,22 @@ class Job:
     def adopt(self, settled: Job) -> Job:
         """Fill what this job leaves open (None) from the settled job of the same output.
 
-        The hash of local files is never adopted: it is taken again, so that changed files show as a difference.
+        The hash of local files is never adopted: it is taken again, so that changed files show as a difference. Nor is
+        what this job excludes, or the revision of another source or model: these are differences, too.
         """
         found = {}
         for spec in fields(self):
             value = getattr(settled, spec.name)
-            is_local = isinstance(value, str) and value.startswith(LOCAL_SHA)
-            if getattr(self, spec.name) is None and spec.default is None and not is_local:
+            if getattr(self, spec.name) is None and not self._is_own(spec.name, value, settled):
                 found[spec.name] = value
         return replace(self, **found)
+
+    def _is_own(self, name: str, value: Any, settled: Job) -> bool:
+        """Whether an open option must be found anew, not taken from the settled job."""
+        of = PINNED.get(name)
+        is_other = of is not None and getattr(self, of) not in (None, getattr(settled, of))
+        is_local = isinstance(value, str) and value.startswith(LOCAL_SHA)
+        return is_local or is_other or any(name in pair and any(getattr(self, n) for n in pair) for pair in EXCLUSIVE)
 
 
 def _plain(value: Any) -> Any:

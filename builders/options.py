@@ -60,7 +60,7 @@ def _check_range(flag: str, value: Any, spec: Field[Any]) -> None:
     choices, minimum = spec.metadata["choices"], spec.metadata["minimum"]
     if choices and value not in choices:
         raise ConfigError(f"{flag} is {value!r}: choose one of {', '.join(choices)}")
-    if minimum is not None and value < minimum:
+    if minimum is not None and not value >= minimum:  # nan is at least nothing
         raise ConfigError(f"{flag} is {value!r}: it must be at least {minimum:g}")
 
 

@@ -44,8 +44,8 @@ class Source:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns, from the first file."""
-        return self.files[0].columns if self.files else ()
+        """Names of the columns, from the first file that has any: an empty JSONL file says nothing."""
+        return next((columns for file in self.files if (columns := file.columns)), ())
 
     def read(self, indices: np.ndarray, columns: Sequence[str]) -> Iterator[Row]:
         """Yield the rows at sorted `indices` (int64 [N]) in order, with `columns` only.
@@ -75,21 +75,29 @@ def open_source(job: Job, cache: Path) -> Source:
     if job.source is None:
         raise ConfigError("--source is missing: give a Hub dataset (user/name) or a .parquet/.jsonl path or glob")
     if job.source == "demo:chat":
-        from builders.demo import write_demo
-
-        path = cache / "demo" / "chat.parquet"
-        return _open_local(job.source, [str(path if path.exists() else write_demo(path))])
+        return _open_local(job.source, [str(_demo_chat(cache / "demo" / "chat.parquet"))])
     if is_local(job.source):
         return _open_local(job.source, _expand(job.source))
     return _open_hub(job, cache)
 
 
+def _demo_chat(path: Path) -> Path:
+    from builders.demo import write_demo
+
+    try:
+        return path if path.exists() else write_demo(path)
+    except ImportError as error:
+        raise ConfigError(f"--source demo:chat: {error}") from None
+
+
 def _expand(pattern: str) -> list[str]:
     path = os.path.expanduser(pattern)
-    if os.path.isdir(path):
+    if os.path.exists(path):  # a name, whatever brackets are in it
+        path = glob.escape(path)
+    if os.path.isdir(os.path.expanduser(pattern)):
         path = os.path.join(path, "**/*.*")
     paths = sorted(p for p in glob.glob(path, recursive=True) if p.endswith((".parquet", ".jsonl")))
-    if not paths and os.path.isfile(path):
+    if not paths and os.path.isfile(os.path.expanduser(pattern)):
         raise ConfigError(f"--source {pattern}: local files are read as .parquet or .jsonl, not {Path(path).suffix!r}")
     if not paths:
         raise ConfigError(f"--source {pattern}: no such .parquet or .jsonl file")
@@ -114,11 +122,10 @@ def _open_local(name: str, paths: list[str]) -> Source:
 
 def _footer_rows(url: str) -> int:
     """Return a Parquet file's number of rows, from its footer alone."""
-    file = ParquetFile(url, 0)
+    reader: pq.ParquetFile = ParquetFile(url, 0).reader
     try:
-        return int(file.reader.metadata.num_rows)
+        return int(reader.metadata.num_rows)
     finally:
-        reader: pq.ParquetFile = file.reader
         reader.close(force=True)
 
 
@@ -145,6 +152,8 @@ def _open_hub(job: Job, cache: Path) -> Source:
         raise SourceError(f"--source {job.source}: the Hub answered {error}") from error
     except (ValueError, FileNotFoundError) as error:  # an unknown config, no data files, a loading script
         raise ConfigError(f"--source {job.source}: {error}") from error
+    except Exception as error:  # no connection: the error of whichever HTTP library the Hub's client uses
+        raise SourceError(f"--source {job.source}: the Hub cannot be reached: {error}") from error
     assert sha is not None
     splits = builder.config.data_files or {}
     if splits and job.split not in splits:

@@ -23,6 +23,27 @@ DEFAULT_JOB_FILE = Path("job.toml")
 ALIASES = {"chunk_rows": ["--upload-every"]}
 
 
+class OneLineError(click.ClickException):
+    """A wrong option, told like every other error of a job: one line, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Write the line to stderr."""
+        click.echo(f"stillroom: {self.format_message()}", err=True)
+
+
+class RunCommand(click.Command):
+    """A command whose usage errors are one line, without the usage in front."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and shorten what is wrong."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise OneLineError(" ".join(error.format_message().split())) from None
+
+
 class Words(click.ParamType):
     """`think,response` as a tuple of words."""
 
@@ -62,7 +83,9 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
 
 
 def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> tuple[Job, Settings]:
-    """Put the job together: flags over --job, else over --preset, else over ./job.toml, else over the default preset.
+    """Put the job together: flags over --job, else over --preset, else over ./job.toml.
+
+    With none of these and no --source, the default preset is what runs.
 
     Raises:
         ConfigError: an option is unknown or does not fit.
@@ -73,8 +96,10 @@ def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, 
         base = read_preset(preset)
     elif job_file is not None or DEFAULT_JOB_FILE.exists():
         base = read_toml(job_file or DEFAULT_JOB_FILE)
-    else:
+    elif flags.get("source") is None:
         base = read_preset(DEFAULT_PRESET)
+    else:
+        base = {}  # another source has nothing of the default job's lengths and names
     given = {name: value for name, value in flags.items() if value is not None}
     options = {**base, **given}
     settings = {name: options.pop(name) for name in option_fields(Settings) if name in options}
@@ -84,10 +109,10 @@ def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, 
 def execute(runner: Runner | None, preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> int:
     """Run, and turn errors into one line and an exit code: 2 for a bad job, 1 for a failure."""
     is_debug = bool(flags.get("debug"))
-    set_up_logging(is_debug=is_debug)
     try:
         job, settings = read_options(preset, job_file, flags)
         is_debug = settings.debug
+        set_up_logging(is_debug=is_debug)
         if settings.dry_run:
             from extract.dry_run import dry_run
 
@@ -120,7 +145,7 @@ def set_up_logging(*, is_debug: bool) -> None:
         logging.getLogger(name).setLevel(ours)
 
 
-@click.command("run", context_settings={"show_default": False, "max_content_width": 100})
+@click.command("run", cls=RunCommand, context_settings={"show_default": False, "max_content_width": 100})
 @job_options
 @click.pass_obj
 def run_command(runner: Runner | None, preset: str | None, job_file: Path | None, **flags: Any) -> None:

@@ -16,9 +16,10 @@ from builders.options import ConfigError
 
 PACKAGE = "package:"  # a folder inside an installed Python package: package:NAME/FOLDER
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
-CONTENT_FILES = (".json", ".txt", ".model", ".jinja", ".safetensors")  # what decides the values of a local model
+CONTENT_FILES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py")  # what decides the values of a local model
 POOLING_NAMES = {"mean": "mean", "lasttoken": "last", "cls": "cls", "max": "max"}
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
+HIDDEN_SIZE_NAMES = ("hidden_size", "d_model", "dim", "n_embd")
 NO_LIMIT = 1_000_000  # a tokenizer that knows no limit says 1e30
 
 
@@ -50,9 +51,9 @@ def read_model_files(job: Job) -> ModelFiles:
         raise ConfigError("--model is missing: give a Hub model (user/name) or a folder")
     folder = _local_folder(job.model)
     if folder is not None:
-        return _facts(folder, _content_sha(folder), None)
+        return _facts(job, folder, _content_sha(folder), None)
     folder, sha = _download(job.model, job.model_revision)
-    return _facts(folder, sha, job.model)
+    return _facts(job, folder, sha, job.model)
 
 
 def _local_folder(name: str) -> Path | None:
@@ -66,7 +67,7 @@ def _local_folder(name: str) -> Path | None:
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         return path
-    if name.startswith((".", "/", "~")):
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"--model {name}: there is no such folder")
     return None
 
@@ -81,7 +82,12 @@ def _content_sha(folder: Path) -> str:
 
 def _download(repo_id: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         sha = HfApi().model_info(repo_id, revision=revision).sha
@@ -95,12 +101,16 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, str]:
         raise ConfigError(
             f"--model {repo_id}: no such model on the Hub, or it is private and needs `hf auth login`"
         ) from None
+    except HFValidationError as error:
+        raise ConfigError(f"--model {repo_id!r}: {error}") from None
+    except Exception as error:  # no connection: the error of whichever HTTP library the Hub's client uses
+        raise OSError(f"--model {repo_id}: the Hub cannot be reached: {error}") from error
 
 
-def _facts(folder: Path, revision: str, repo_id: str | None) -> ModelFiles:
+def _facts(job: Job, folder: Path, revision: str, repo_id: str | None) -> ModelFiles:
     config = _read(folder / "config.json")
     if not config:
-        raise ConfigError(f"--model: {folder} has no config.json, so it is no transformers model")
+        raise ConfigError(f"--model {job.model}: {folder} has no config.json, so it is no transformers model")
     config = {**config, **config.get("text_config", {})}
     transformer = _read(folder / "sentence_bert_config.json")
     limits = [
@@ -114,23 +124,26 @@ def _facts(folder: Path, revision: str, repo_id: str | None) -> ModelFiles:
         folder=folder,
         revision=revision,
         repo_id=repo_id,
-        hidden_size=int(config.get("hidden_size") or config.get("d_model") or config.get("dim") or 0),
+        hidden_size=next((int(config[name]) for name in HIDDEN_SIZE_NAMES if config.get(name)), 0),
         max_length=transformer.get("max_seq_length") or min(known, default=512),
-        pooling=_pooling(folder),
+        pooling=_pooling(folder, job),
         prompt=prompts.get("prompts", {}).get(prompts.get("default_prompt_name") or "", ""),
     )
 
 
-def _pooling(folder: Path) -> str | None:
-    """Read a sentence-transformers model's pooling; refuse modules whose vectors would differ from the library's."""
-    modules = _read(folder / "modules.json") or []
-    for module in modules:
+def _pooling(folder: Path, job: Job) -> str | None:
+    """Read a sentence-transformers model's pooling; refuse modules whose vectors would differ from the library's.
+
+    A pooling that the job names is not asked for here, where the files may hold one that stillroom does not do.
+    """
+    pooling = job.pooling
+    for module in _read(folder / "modules.json") or []:
         name = module["type"].rsplit(".", 1)[-1]
         if name not in KNOWN_MODULES:
-            raise ConfigError(f"--model: {folder.name} has a {name} module, which --engine transformers does not run")
-        if name == "Pooling":
-            return _pooling_mode(_read(folder / module["path"] / "config.json"))
-    return None
+            raise ConfigError(f"--model: {folder.name} has a {name} module, which stillroom does not run")
+        if name == "Pooling" and pooling is None:
+            pooling = _pooling_mode(_read(folder / module["path"] / "config.json"))
+    return pooling
 
 
 def _pooling_mode(config: dict[str, Any]) -> str:
@@ -147,4 +160,7 @@ def _pooling_mode(config: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ConfigError(f"--model: {path} is not valid JSON: {error}") from None

@@ -87,11 +87,15 @@ def _decode(payload: bytes) -> tuple[list[Sample], np.ndarray, int]:
 
 
 def _frames(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while len(header := file.read(HEADER.size)) == HEADER.size:
-            length, crc = HEADER.unpack(header)
-            payload = file.read(length)
-            if len(payload) < length or zlib.crc32(payload) != crc:
+    """Yield the payloads of the whole frames and cut off what follows them: this process may append to the file."""
+    size, end = path.stat().st_size, 0
+    with path.open("r+b") as file:
+        while end < size:
+            length, crc = HEADER.unpack(file.read(HEADER.size).ljust(HEADER.size, b"\0"))
+            # a machine that went down may leave zeros: a frame of no bytes, whose checksum fits
+            if not SHAPE.size <= length <= size - end - HEADER.size or zlib.crc32(payload := file.read(length)) != crc:
                 logger.info("%s: the last batch is torn and is computed again", path.name)
+                file.truncate(end)
                 return
+            end += HEADER.size + length
             yield payload

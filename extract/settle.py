@@ -29,7 +29,10 @@ ROW_BYTES = 64  # of a record beside its vectors and text
 
 def settle(job: Job, source: Source, files: ModelFiles, device: str) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
-    job.view.columns(source.columns)  # a column that is not there is an error now
+    try:
+        job.view.columns(source.columns)  # a column that is not there is an error now
+    except ValueError as error:
+        raise ConfigError(f"--source {source.name}: {error}") from None
     limit = files.max_length
     if job.max_length is not None and job.max_length > limit:
         raise ConfigError(f"--max-length {job.max_length}: the model takes at most {limit} tokens")
@@ -72,7 +75,10 @@ def load_tokenizer(job: Job, files: ModelFiles) -> TextTokenizer:
     from transformers import AutoTokenizer
 
     assert job.max_length is not None
-    tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:  # no tokenizer files, or a package that they need
+        raise ConfigError(f"--model {job.model}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
     return TextTokenizer(tokenizer, job.max_length, job.truncate, job.instruction or "")
 
 

@@ -14,7 +14,9 @@ logger = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 10.0  # a last commit and the card
 SIGNAL_DRAIN_SECONDS = 15.0  # a launcher kills 30 s after SIGTERM; what is not uploaded by then stays pending
+LAUNCHERS = ("ACCELERATE_", "TORCHELASTIC_")  # what accelerate and torchrun put in front of their variables
 DEADLINE = "--max-runtime-minutes"
+REPEAT_SECONDS = 2.0  # a terminal and a launcher both pass on the same Ctrl-C: it is one signal
 KILLED = 130  # exit code of a second signal: at once, with pending as it is
 
 
@@ -31,7 +33,9 @@ class Stop:
         self.is_urgent = False  # leave the unit in hand; else only begin no other
         self.drain_seconds = COMMIT_SECONDS
         self._unit_seconds: deque[float] = deque(maxlen=20)
-        self._parent = os.getppid()
+        self._signalled_at: float | None = None
+        # without a launcher the parent may be a shell that goes away, as with nohup
+        self._parent = os.getppid() if any(name.startswith(LAUNCHERS) for name in os.environ) else None
 
     def on_signals(self) -> None:
         """Drain at the first SIGTERM or SIGINT; leave at once at the second, with pending safe on the disk."""
@@ -39,7 +43,10 @@ class Stop:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.is_signalled:
+        now = self.clock()
+        if self._signalled_at is None:
+            self._signalled_at = now
+        elif now - self._signalled_at > REPEAT_SECONDS:
             os._exit(KILLED)
         self.reason = None  # a signal counts for more than a deadline
         self.request(signal.Signals(number).name)
@@ -71,7 +78,7 @@ class Stop:
     @property
     def now(self) -> bool:
         """The unit in hand must be left: a signal came, the launcher is gone, or only the drain fits into the time."""
-        if not self.is_urgent and os.getppid() != self._parent:
+        if not self.is_urgent and self._parent not in (None, os.getppid()):
             self.request("the launcher is gone")
         if not self.is_urgent and self.end is not None and self.clock() > self.end - self.drain_seconds:
             self.request(DEADLINE)

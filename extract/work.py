@@ -96,7 +96,7 @@ class Work:
             "id": ids,
             "dataset_source": sources,
             "num_tokens": self.num_tokens.sum(axis=0, dtype=np.int32)[positions],
-            "truncated": self.truncated.any(axis=0)[positions],
+            "truncated": np.logical_or.reduce(self.truncated)[positions],
         }
         for number, name in enumerate(text_names(self.job)):
             data[name] = [self.texts[p][number].text for p in positions]

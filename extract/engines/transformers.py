@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM
 
 from builders.job import Job
+from builders.options import ConfigError
 from extract.batching import TokenBudget
 from extract.engines import EngineError
 from extract.engines.packed import PackedModel, PackedUnsupportedError
@@ -61,7 +62,10 @@ class TransformersEngine:
         self.job = job
         self.device = torch.device(device)
         self.model, self.head = _load_model(job, files, self.device)
-        self.dimension = min(job.dimensions or 10**9, self.head.out_features if self.head else files.hidden_size)
+        config = self.model.config.get_text_config()
+        if not -config.num_hidden_layers - 1 <= job.layer <= config.num_hidden_layers:
+            raise ConfigError(f"--layer is {job.layer}: the model has layers 0 to {config.num_hidden_layers}")
+        self.dimension = min(job.dimensions or 10**9, self.head.out_features if self.head else config.hidden_size)
         self.is_cpu = self.device.type == "cpu"
         self.max_batch_tokens = CPU_BATCH_TOKENS if self.is_cpu else DEVICE_BATCH_TOKENS
         self.arguments: dict[str, Any] = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}

