@@ -53,7 +53,8 @@ class ParquetFile:
             if self.url.startswith("hf://"):
                 from huggingface_hub import HfFileSystem
 
-                return pq.ParquetFile(HfFileSystem().open(self.url, "rb"), pre_buffer=True)
+                file = HfFileSystem().open(self.url, "rb", cache_type="none")  # pyarrow knows what it wants
+                return pq.ParquetFile(file, pre_buffer=True)
             return pq.ParquetFile(self.url, pre_buffer=True)
         except (pa.ArrowInvalid, OSError) as error:
             raise SourceError(f"{self.url} is not a readable Parquet file: {error}") from error

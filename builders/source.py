@@ -158,7 +158,8 @@ def _open_hub(job: Job, cache: Path) -> Source:
     splits = builder.config.data_files or {}
     if splits and job.split not in splits:
         raise ConfigError(f"--split is {job.split!r}: {job.source} has {', '.join(map(repr, splits))}")
-    if type(builder).__name__ == "Parquet" and splits:
+    is_parquet = any(cls.__name__ == "Parquet" for cls in type(builder).__mro__)  # it makes a subclass per dataset
+    if is_parquet and splits:
         return Source(job.source, sha, _hub_parquet(list(splits[job.split]), cache / "sources" / f"{sha}.json"))
     dataset = load_dataset(job.source, job.source_config, split=job.split, revision=sha)
     return Source(job.source, sha, [ArrowFile(dataset)])

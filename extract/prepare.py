@@ -102,7 +102,7 @@ def settle_in(repo: Repo, asked: Job, settings: Settings, device: str) -> tuple[
     source, files = open_source(asked, settings.cache), read_model_files(asked)
     job = settle(asked, source, files, device)
     if stored is not None and not settings.restart:
-        check_same(stored, job, repo.name)
+        check_same(job, stored, repo.name)
         if not settings.resume:
             raise ConfigError(f"{repo.name} holds this job already: --resume goes on with it, --restart deletes it")
         job = replace(job, chunk_rows=stored.chunk_rows)

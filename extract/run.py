@@ -77,7 +77,7 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
             world, len(plan.units), plan.num_done, session.cache / "status.json", uploader.status if uploader else None
         )
         tick = watch(world, stop, progress, uploader)
-        if plan.todo:
+        if plan.todo and not stop.now:
             engine = session.engine or load_engine(plan.job, session.files, session.device)
             pour(session, engine, settings, world, stop, progress, tick)
         world.barrier("poured", tick)
@@ -194,9 +194,8 @@ def finish(session: Session, settings: Settings, world: World, stop: Stop) -> in
     if not left:
         return 0
     if world.is_main:
-        logger.info(
-            "stopped (%s): %d of %d units left; run again with --resume", stop.reason, left, len(session.plan.units)
-        )
+        why, total = stop.reason or "units of other jobs are missing", len(session.plan.units)
+        logger.info("stopped (%s): %d of %d units left; run again with --resume", why, left, total)
     return settings.incomplete_exit_code
 
 
