@@ -104,7 +104,7 @@ class Ours:
         """Settle the job as a run does, and load its model and tokenizer."""
         session = open_session(job, folder / "settle")
         job, files = session.plan.job, session.files
-        return cls(job, load_engine(job, files, session.device), load_tokenizer(job, files), folder)
+        return cls(job, load_engine(job, files, None), load_tokenizer(job, files), folder)
 
     def rows(self) -> tuple[list[str], list[Batch]]:
         """The texts in row order, and the same batches that a run makes of them."""

@@ -42,7 +42,6 @@ class Session:
     partial: Partial
     lock: CacheLock
     cache: Path
-    device: str
     is_complete: bool  # all units are in the output, and so is the card that says so
     engine: Engine | None  # where a pilot has loaded it
 
@@ -53,16 +52,15 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     Raises:
         ConfigError: the job cannot be run, or the output holds another one.
     """
-    device = settings.device or _default_device(asked)
     repo = _open(asked) if world.is_main or world.is_leader else None
     source_, files_, engine = None, None, None
 
     def settled() -> dict[str, object]:
         nonlocal source_, files_, engine
         assert repo is not None
-        job, source_, files_ = settle_in(repo, asked, settings, device)
+        job, source_, files_ = settle_in(repo, asked, settings)
         if job.chunk_rows is None:
-            engine = load_engine(job, files_, device)
+            engine = load_engine(job, files_, settings.device)
             rows = choose_chunk_rows(job, source_, select(job, source_), load_tokenizer(job, files_), engine)
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)
@@ -87,10 +85,10 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     units = Units(selection.num_rows, job.chunk_rows)
     todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world)
     plan = Plan(job, source, selection, units, todo)
-    return Session(plan, files, repo, pending, partial, lock, cache, device, is_complete, engine)
+    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine)
 
 
-def settle_in(repo: Repo, asked: Job, settings: Settings, device: str) -> tuple[Job, Source, ModelFiles]:
+def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, ModelFiles]:
     """Settle the job against the one that the output holds, if any, and refuse what does not fit.
 
     Raises:
@@ -100,7 +98,7 @@ def settle_in(repo: Repo, asked: Job, settings: Settings, device: str) -> tuple[
     if stored is not None and not settings.restart:
         asked = asked.adopt(stored)
     source, files = open_source(asked, settings.cache), read_model_files(asked)
-    job = settle(asked, source, files, device)
+    job = settle(asked, source, files, settings.device)
     if stored is not None and not settings.restart:
         check_same(job, stored, repo.name)
         if not settings.resume:
@@ -123,9 +121,9 @@ def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
         return
     content = json.dumps({"fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
     deletes = [f"{f}/" for f in (layout.data, layout.skipped)] + [f"{layout.receipts}/", layout.ledger]
-    commit_files(
-        repo, {layout.job: content}, deletes if stored else [], f"Begin {job.build} of {job.source}", lambda: None
-    )
+    if stored is not None:  # on its own and first: the new job must never stand beside chunks of the old one
+        commit_files(repo, {}, [*deletes, layout.job], f"Delete {job.build} of {stored.source}", lambda: None)
+    commit_files(repo, {layout.job: content}, [], f"Begin {job.build} of {job.source}", lambda: None)
 
 
 def job_cache(job: Job, settings: Settings) -> Path:
@@ -176,14 +174,6 @@ def _same(source: Source, revision: str | None) -> Source:
     if source.revision != revision:
         raise ConfigError(f"--source {source.name} is {source.revision} here and {revision} on the main worker")
     return source
-
-
-def _default_device(asked: Job) -> str:
-    if asked.engine == "fake":
-        return "cpu"
-    from extract.engines.transformers import default_device
-
-    return default_device()
 
 
 def _pending_bytes(settings: Settings) -> int | None:

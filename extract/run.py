@@ -78,10 +78,10 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         )
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
-            engine = session.engine or load_engine(plan.job, session.files, session.device)
+            engine = session.engine or load_engine(plan.job, session.files, settings.device)
             pour(session, engine, settings, world, stop, progress, tick)
         world.barrier("poured", tick)
-        if uploader is not None and not uploader.drain(stop.seconds_to_drain, tick):
+        if uploader is not None and not uploader.drain(lambda: stop.seconds_to_drain, tick):
             logger.warning(
                 "%d finished units wait in %s: run again with --resume", uploader.num_pending, session.cache
             )
@@ -114,7 +114,7 @@ def pour(
             progress.add_batch(batch, padded)
             if batch.is_last:
                 work.finish()
-                progress.counts.stall_seconds += session.pending.wait_for_room(tick)
+                progress.counts.stall_seconds += session.pending.wait_for_room(tick, lambda: stop.now)
                 writer.write(work)
                 progress.add_unit(work)
                 stop.finished_unit(work.seconds)
@@ -173,16 +173,18 @@ def open_uploader(session: Session, settings: Settings, world: World) -> Uploade
     repo, layout = session.repo, Layout.of(session.plan.job)
     budget = CommitBudget(repo.commits_per_hour, world.num_machines * settings.num_jobs)
     ledger = Ledger(repo, layout.receipts, layout.ledger)
-    last_card = -CARD_SECONDS
+    last_card, with_card = -CARD_SECONDS, set[int]()  # units of the last commit that had a card
 
     def files_of(receipts: Sequence[Receipt]) -> Mapping[str, bytes]:
-        nonlocal last_card
+        nonlocal last_card, with_card
         files = dict(ledger.part(receipts))
-        if world.is_main and time.monotonic() - last_card >= CARD_SECONDS:
+        starts = {receipt.start for receipt in receipts}
+        # a unit that comes again was not committed, nor was its card
+        if world.is_main and (time.monotonic() - last_card >= CARD_SECONDS or starts & with_card):
             ledger.load(repo.list_files())
             ledger.add(receipts)
             files["README.md"] = make_card(session, ledger, is_complete=False)
-            last_card = time.monotonic()
+            last_card, with_card = time.monotonic(), starts
         return files
 
     return Uploader(repo, session.pending, budget, files_of)
@@ -210,7 +212,7 @@ def finish_output(session: Session, stop: Stop) -> int:
             return len(plan.units) - len(done)
         ledger = Ledger(repo, layout.receipts, layout.ledger)
         ledger.load(files)
-        final = {**ledger.whole(), "README.md": make_card(session, ledger, is_complete=True)}
+        final = {"README.md": make_card(session, ledger, is_complete=True), **ledger.whole()}  # the marker goes last
         commit_files(repo, final, [f"{layout.receipts}/"], "Complete the card", lambda: None)
     logger.info(
         "complete: %d units, nothing left to do\n\n    load_dataset(%r)\n", len(plan.units), load_name(session)

@@ -14,6 +14,7 @@ from builders.selection import Selection
 from builders.source import Source
 from builders.units import Unit
 from extract.batching import TokenBudget
+from extract.device import best_dtype, default_device
 from extract.engines import Engine
 from extract.model_files import ModelFiles
 from extract.stages import batches, samples, texts
@@ -27,7 +28,7 @@ UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
 ROW_BYTES = 64  # of a record beside its vectors and text
 
 
-def settle(job: Job, source: Source, files: ModelFiles, device: str) -> Job:
+def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
     try:
         job.view.columns(source.columns)  # a column that is not there is an error now
@@ -43,16 +44,12 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str) -> Job:
         max_length=job.max_length or limit,
         pooling=job.pooling or files.pooling or "last",
         instruction=files.prompt if job.instruction is None else job.instruction,
-        dtype=job.dtype or _best_dtype(job, device),
+        dtype=job.dtype or _dtype(job, device),
     )
 
 
-def _best_dtype(job: Job, device: str) -> str:
-    if job.engine != "transformers":
-        return "float32"
-    from extract.engines.transformers import best_dtype
-
-    return best_dtype(device)
+def _dtype(job: Job, device: str | None) -> str:
+    return best_dtype(device or default_device()) if job.engine == "transformers" else "float32"
 
 
 def check_same(asked: Job, stored: Job, output: str) -> None:

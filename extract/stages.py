@@ -43,7 +43,7 @@ def samples(rendered: Iterable[Texts], tokenizer: TextTokenizer, work: Work) -> 
         ]
         encoded = tokenizer.encode([text for _, _, text in wanted])
         for (position, number, _), (ids, truncated) in zip(wanted, encoded, strict=True):
-            if ids:  # a text of characters that the tokenizer drops has none: Work.finish lists its row
+            if ids:  # else the tokenizer drops every character of the text: Work.finish lists its row
                 yield Sample(position, number, ids, truncated)
 
 

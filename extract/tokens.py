@@ -29,7 +29,8 @@ class TextTokenizer:
         self.backend.no_padding()
         self.prefix_ids, self.suffix_ids = self._special_ids()
         self.instruction = instruction
-        self.num_kept = len(self.backend.encode(instruction, add_special_tokens=False).ids) if instruction else 0
+        self.instruction_ids = self.backend.encode(instruction, add_special_tokens=False).ids if instruction else []
+        self.num_kept = len(self.instruction_ids)
         self.room = max_length - len(self.prefix_ids) - len(self.suffix_ids)
         self.truncate = truncate
         if self.room <= self.num_kept:
@@ -45,7 +46,10 @@ class TextTokenizer:
         return full[:start], full[start + len(bare) :]
 
     def encode(self, texts: Sequence[Text]) -> list[tuple[list[int], bool]]:
-        """Return (ids, truncated) of each text; ids have at most `max_length` entries, special tokens included."""
+        """Return (ids, truncated) of each text; ids have at most `max_length` entries, special tokens included.
+
+        A text of which the tokenizer drops every character (zero-width spaces) has no ids at all: there is nothing to embed.
+        """
         encodings = self.backend.encode_batch_fast(
             [self.instruction + self._head(text.text) for text in texts], add_special_tokens=False
         )
@@ -68,6 +72,8 @@ class TextTokenizer:
         is_part = self.truncate == "end" and self._head(text.text) is not text.text
         if is_part and len(ids) < self.room + MARGIN:
             ids = self.backend.encode(self.instruction + text.text, add_special_tokens=False).ids
+        if ids == self.instruction_ids:
+            return [], False
         if len(ids) <= self.room:
             return [*self.prefix_ids, *ids, *self.suffix_ids], False
         kept = [id_ for start, stop in self._ranges(text, len(ids)) for id_ in ids[start:stop]]

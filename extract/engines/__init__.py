@@ -9,6 +9,7 @@ import numpy as np
 
 from builders.job import Job
 from extract.batching import TokenBudget
+from extract.device import default_device
 from extract.model_files import ModelFiles
 from extract.sample import Batch
 
@@ -32,7 +33,7 @@ class Engine(Protocol):
         """
 
 
-def load_engine(job: Job, files: ModelFiles, device: str) -> Engine:
+def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
     """Load the settled job's model.
 
     Raises:
@@ -44,4 +45,4 @@ def load_engine(job: Job, files: ModelFiles, device: str) -> Engine:
         return FakeEngine(job.dimensions or files.hidden_size)
     from extract.engines.transformers import TransformersEngine
 
-    return TransformersEngine(job, files, device)
+    return TransformersEngine(job, files, device or default_device())

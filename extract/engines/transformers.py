@@ -32,29 +32,6 @@ IN_FLIGHT = 2  # batches queued on a device, so that it never waits for the host
 Result = tuple[Tensor, int]  # vectors [B, D] on the device, padded tokens
 
 
-def default_device() -> str:
-    """Name the accelerator of this process by its local rank, else the CPU."""
-    import os
-
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return "cpu"
-    return f"{accelerator.type}:{int(os.environ.get('LOCAL_RANK', 0)) % torch.accelerator.device_count()}"
-
-
-def best_dtype(device: str) -> str:
-    """bfloat16 where the device multiplies it in hardware; elsewhere it is up to 100 times slower than float32."""
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if device != "cpu":
-        return "bfloat16"
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_cpu() else "float32"
-
-
-def _has_bf16_cpu() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 class TransformersEngine:
     """Runs batches without padding on a CPU, with padding elsewhere, and pools on the device."""
 
