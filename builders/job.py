@@ -33,13 +33,19 @@ class Job:
 
     build: str = option("embeddings", "what to make", group="Output", choices=("embeddings",))
     output: str | None = option(
-        None, "Hub dataset (user/name) or folder (./out) that receives the chunks [required]", group="Output", values=False
+        None,
+        "Hub dataset (user/name) or folder (./out) that receives the chunks [required]",
+        group="Output",
+        values=False,
     )
     private: bool = option(True, "keep a new Hub dataset private", group="Output", values=False)
     config_name: str = option("default", "name of the configuration within the dataset", group="Output")
 
     source: str | None = option(
-        None, "Hub dataset, or local .parquet/.jsonl path or glob, or demo:chat [required]", group="Source", values=False
+        None,
+        "Hub dataset, or local .parquet/.jsonl path or glob, or demo:chat [required]",
+        group="Source",
+        values=False,
     )
     source_config: str | None = option(None, "configuration of the source dataset [its default]", group="Source")
     split: str = option("train", "split of the source", group="Source")
@@ -58,7 +64,9 @@ class Job:
     text_template: str | None = option(
         None, f"text to embed, of fields and columns [{DEFAULT_TEMPLATE!r}]", group="Text"
     )
-    fields: tuple[str, ...] = option((), "one vector for each of these fields, as in think,response [one of all]", group="Text")
+    fields: tuple[str, ...] = option(
+        (), "one vector for each of these fields, as in think,response [one of all]", group="Text"
+    )
     turns: str = option("last", "which turns of the chat the fields hold", group="Text", choices=("last", "all"))
     system: bool = option(False, "put the system prompt in front", group="Text")
     instruction: str | None = option(None, "text in front of every text [the model's own prompt]", group="Text")
@@ -72,7 +80,9 @@ class Job:
     empty_text: str | None = option(None, "embed this where the text is empty [skip the row]", group="Text")
     keep_text: bool = option(False, "store the text beside its vector", group="Text")
 
-    model: str | None = option(None, "Hub model, local folder, or package:NAME/FOLDER [required]", group="Model", values=False)
+    model: str | None = option(
+        None, "Hub model, local folder, or package:NAME/FOLDER [required]", group="Model", values=False
+    )
     model_revision: str | None = option(None, "revision of the model; pinned to its sha [the newest]", group="Model")
     engine: str = option("transformers", "what runs the model", group="Model", choices=("transformers", "fake"))
     dtype: str | None = option(
@@ -117,6 +127,8 @@ class Job:
                 raise ConfigError(f"{flag} is {name!r}: it names a folder, of letters, digits, '_', '-' and '.'")
         if self.config_name in ("data", "skipped", "_stillroom"):
             raise ConfigError(f"--config-name {self.config_name!r} is a folder of the output: choose another name")
+        if self.storage_dtype == "float16" and not self.normalize:
+            raise ConfigError("--storage-dtype float16 holds no value over 65,504: normalise, or store float32")
         if self.fields and self.text_template is not None:
             raise ConfigError("--fields and --text-template exclude each other: a field is a text of its own")
         try:

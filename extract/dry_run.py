@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from builders.job import Job
 from builders.row import Row, RowError
 from builders.selection import select
 from builders.source import open_source
-from builders.text import PLAN_VIEWS, Text, TextView
+from builders.text import PLAN_VIEWS, TextView
 from extract.model_files import read_model_files
 from extract.settings import Settings
 from extract.settle import ROW_BYTES, UNIT_SECONDS, load_tokenizer, sample_rows, settle, two_digits
@@ -82,13 +80,15 @@ def _line(view: ViewCost, scale: float) -> str:
 
 def cost(name: str, rows: Sequence[Row], view: TextView, tokenizer: TextTokenizer) -> ViewCost:
     """Tokenise a view of the sample in full."""
-    texts: list[Text] = []
-    num_empty = 0
+    tokens = tokens_kept = num_truncated = num_empty = 0
     for row in rows:
         try:
-            texts += [text for text in view.render(row.data) if text.text]
+            texts = [text for text in view.render(row.data) if text.text]
         except RowError:
             num_empty += 1
-    full = np.array([tokenizer.count(text) for text in texts], np.int64)
-    kept = np.array([len(ids) for ids, _ in tokenizer.encode(texts)], np.int64)
-    return ViewCost(name, len(rows), int(full.sum()), int(kept.sum()), int((full > kept).sum()), num_empty)
+            continue
+        encoded = tokenizer.encode(texts)
+        tokens += sum(map(tokenizer.count, texts))
+        tokens_kept += sum(len(ids) for ids, _ in encoded)
+        num_truncated += any(truncated for _, truncated in encoded)
+    return ViewCost(name, len(rows), tokens, tokens_kept, num_truncated, num_empty)

@@ -16,10 +16,13 @@ from builders.options import ConfigError
 
 PACKAGE = "package:"  # a folder inside an installed Python package: package:NAME/FOLDER
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
-CONTENT_FILES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py")  # what decides the values of a local model
+# what decides the values of a local model
+CONTENT_FILES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py")
 POOLING_NAMES = {"mean": "mean", "lasttoken": "last", "cls": "cls", "max": "max"}
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 HIDDEN_SIZE_NAMES = ("hidden_size", "d_model", "dim", "n_embd")
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+COUNT_FROM_PAD = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")  # first position: pad_token_id + 1
 NO_LIMIT = 1_000_000  # a tokenizer that knows no limit says 1e30
 
 
@@ -32,7 +35,7 @@ class ModelFiles:
     repo_id: str | None
     hidden_size: int
     max_length: int
-    pooling: str | None  # None where the files do not say
+    pooling: str  # what the files say; else the last token of a language model, the mean of an encoder
     prompt: str
 
     @property
@@ -119,6 +122,9 @@ def _facts(job: Job, folder: Path, revision: str, repo_id: str | None) -> ModelF
         _read(folder / "tokenizer_config.json").get("model_max_length"),
     ]
     known = [int(limit) for limit in limits if limit is not None and 0 < limit < NO_LIMIT]
+    if config.get("model_type") in COUNT_FROM_PAD and config.get("max_position_embeddings"):
+        known.append(int(config["max_position_embeddings"]) - int(config.get("pad_token_id") or 0) - 1)
+    is_language_model = any(name.endswith(LANGUAGE_MODELS) for name in config.get("architectures") or [])
     prompts = _read(folder / "config_sentence_transformers.json")
     return ModelFiles(
         folder=folder,
@@ -126,7 +132,7 @@ def _facts(job: Job, folder: Path, revision: str, repo_id: str | None) -> ModelF
         repo_id=repo_id,
         hidden_size=next((int(config[name]) for name in HIDDEN_SIZE_NAMES if config.get(name)), 0),
         max_length=transformer.get("max_seq_length") or min(known, default=512),
-        pooling=_pooling(folder, job),
+        pooling=_pooling(folder, job) or ("last" if is_language_model else "mean"),
         prompt=prompts.get("prompts", {}).get(prompts.get("default_prompt_name") or "", ""),
     )
 

@@ -84,7 +84,7 @@ class Progress:
         """Return the sums over all workers, with rates and the time left."""
         parts = self.world.posted("progress") or [vars(self.counts)]
         total = {name: sum(part[name] for part in parts) for name in vars(self.counts)}
-        seconds = time.monotonic() - self._started
+        seconds = max(time.monotonic() - self._started, 1e-9)
         done = self.num_done + total["units"]
         rate = total["units"] / seconds
         return {

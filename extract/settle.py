@@ -34,6 +34,8 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> J
         job.view.columns(source.columns)  # a column that is not there is an error now
     except ValueError as error:
         raise ConfigError(f"--source {source.name}: {error}") from None
+    if job.engine == "transformers" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
+        raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {files.hidden_size}")
     limit = files.max_length
     if job.max_length is not None and job.max_length > limit:
         raise ConfigError(f"--max-length {job.max_length}: the model takes at most {limit} tokens")
@@ -42,7 +44,7 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> J
         revision=source.revision,
         model_revision=files.revision,
         max_length=job.max_length or limit,
-        pooling=job.pooling or files.pooling or "last",
+        pooling=job.pooling or files.pooling,
         instruction=files.prompt if job.instruction is None else job.instruction,
         dtype=job.dtype or _dtype(job, device),
     )

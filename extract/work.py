@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from builders.chat import clean_text
+from builders.files import SourceError
 from builders.job import Job
 from builders.row import Row, RowError
 from builders.schema import SKIPPED_COLUMNS, Column, arrow_schema, embedding_names, text_names
@@ -69,6 +70,11 @@ class Work:
             index, _, _ = self.rows.pop(position)
             self.skip(index, RowError("empty_text", "the tokenizer finds no token in the text"))
         self.seconds = time.monotonic() - self.started
+        if len(self.rows) + len(self.skipped) != self.unit.num_rows:
+            found = f"{len(self.rows)} records and {len(self.skipped)} skipped rows of {self.unit.num_rows}"
+            raise SourceError(
+                f"rows {self.unit.start}-{self.unit.stop}: {found}: the source changed while it was read"
+            )
 
     def counts(self) -> dict[str, int]:
         """Counts of the unit, for the chunk's metadata and the card."""

@@ -1,12 +1,16 @@
 """What several test files use: a real small model, a small table of chats, and a cache of each test's own."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
+
+# before torch is imported: OpenMP threads that spin while another process has the core cost tiny models 8 s a test
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 settings.register_profile("stillroom", deadline=None, max_examples=60)  # cores are shared: time says nothing here
 settings.load_profile("stillroom")

@@ -63,7 +63,8 @@ def kill_somewhere(process, draw: random.Random) -> None:
 
 def expect_planned_files(files: list[str]) -> None:
     chunks = {
-        f"data/train/0000/{start:012d}-{min(start + CHUNK_ROWS, ROWS):012d}.parquet" for start in range(0, ROWS, CHUNK_ROWS)
+        f"data/train/0000/{start:012d}-{min(start + CHUNK_ROWS, ROWS):012d}.parquet"
+        for start in range(0, ROWS, CHUNK_ROWS)
     }
     assert set(files) == PLANNED | chunks
 

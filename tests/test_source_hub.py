@@ -30,7 +30,9 @@ def bench(tmp_path: Path, hub: HubServer) -> Bench:
 
 
 def rows(start: int, stop: int) -> list[dict]:
-    return [{"id": f"r{i}", "question": f"What is {i} plus {i}?", "filler": FILLER + str(i)} for i in range(start, stop)]
+    return [
+        {"id": f"r{i}", "question": f"What is {i} plus {i}?", "filler": FILLER + str(i)} for i in range(start, stop)
+    ]
 
 
 def parquet(start: int, stop: int) -> bytes:

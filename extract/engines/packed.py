@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -28,10 +29,16 @@ REFUSED = (
 )  # arguments that the packed attention does not do
 LAYOUT_ROWS = 2048  # rows that oneDNN lays weights out for; time per token is flat from 1k to 4k
 MAX_BMM_LENGTH = 1024  # scores of longer sequences fall out of the cache
+# Short sequences attend together, masked from each other: 2,048 tokens in texts of 30 take 4.1 ms instead of 5.9
+BLOCK_TOKENS = 128
 PROBE_LENGTHS = (7, 48, 2, 48, 33)
 
-# of the batch in flight: lengths: list[int]; max_length: int, of any batch of the model; calls: int, of the attention
+# of the batch in flight: lengths: list[int]; blocks: list[Block]; max_length: int, of any batch of the model;
+# calls: int, of the attention
 _batch = threading.local()
+
+
+Block = tuple[int, int, Tensor | None]  # tokens [start, stop), and what is added to their scores [1, n, n]
 
 
 class PackedUnsupportedError(RuntimeError):
@@ -63,21 +70,57 @@ def packed_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads = query.shape[1]
     key, value = (t[0].repeat_interleave(heads // t.shape[1], 0) if t.shape[1] < heads else t[0] for t in (key, value))
-    # bfloat16: two oneDNN products and a softmax beat torch's CPU kernel 1.7 to 1.9 times (256 tokens, 12 heads of 32)
     by_products = query.dtype == torch.bfloat16 and not causal and max(lengths) <= MAX_BMM_LENGTH
-    attend = _attend_by_products if by_products else _attend_fused
     out = query.new_empty(query.shape[2], heads, value.shape[-1])
-    start = 0
-    for length in lengths:
-        part = slice(start, start + length)
-        out[part].transpose(0, 1).copy_(attend(query[0, :, part], key[:, part], value[:, part], scale, causal))
-        start += length
+    for start, stop, mask in _batch.blocks if by_products else _whole(lengths):
+        part = (query[0, :, start:stop], key[:, start:stop], value[:, start:stop])
+        attended = _attend_by_products(*part, scale, mask) if by_products else _attend_fused(*part, scale, causal)
+        out[start:stop].transpose(0, 1).copy_(attended)
     return out[None], None
 
 
-def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> Tensor:
-    scores = torch.baddbmm(query.new_empty(()), query, key.transpose(1, 2), beta=0, alpha=scale)
-    return torch.bmm(torch.softmax(scores, -1), value)
+def _whole(lengths: Sequence[int]) -> list[Block]:
+    stops = list(accumulate(lengths))
+    return [(stop - length, stop, None) for length, stop in zip(lengths, stops, strict=True)]
+
+
+def block_diagonal(lengths: Sequence[int], dtype: torch.dtype) -> list[Block]:
+    """Join neighbours into blocks of at most BLOCK_TOKENS tokens; a longer sequence is a block of its own."""
+    blocks: list[Block] = []
+    start, inside = 0, [lengths[0]]
+    for length in [*lengths[1:], BLOCK_TOKENS]:  # the last closes the block in hand
+        if sum(inside) + length <= BLOCK_TOKENS:
+            inside.append(length)
+            continue
+        stop = start + sum(inside)
+        blocks.append((start, stop, _apart(inside, dtype) if len(inside) > 1 else None))
+        start, inside = stop, [length]
+    return blocks
+
+
+def _apart(lengths: list[int], dtype: torch.dtype) -> Tensor:
+    """Zero within each sequence, minus infinity between two; [1, n, n]."""
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    return torch.zeros(len(owner), len(owner), dtype=dtype).masked_fill_(owner[:, None] != owner, -torch.inf)[None]
+
+
+def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """Two oneDNN products and its softmax, in bfloat16: half the time of torch's fused kernel (256 tokens, 12 heads of 32).
+
+    The copies make the transposed key a view that oneDNN takes as it is: 5 % of the whole.
+    """
+    query, key = query.contiguous(), key.contiguous()
+    bias, beta = (query.new_empty(()), 0) if mask is None else (mask, 1)
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), beta=beta, alpha=scale)
+    return torch.bmm(_softmax(scores), value)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis. In bfloat16, torch's own takes 1.5 times as long at 256 tokens and 3 times at 90."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.softmax(scores, -1)
+    probabilities: Tensor = torch.softmax(scores.to_mkldnn(), -1).to_dense()
+    return probabilities
 
 
 def _attend_fused(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> Tensor:
@@ -161,6 +204,8 @@ class PackedModel:
         ids = torch.tensor([id_ for sequence in sequences for id_ in sequence])[None]
         positions = torch.cat([torch.arange(len(sequence)) for sequence in sequences])[None] + self.position_offset
         _batch.lengths, _batch.max_length, _batch.calls = [len(s) for s in sequences], self.max_length, 0
+        is_masked = self.model.dtype == torch.bfloat16  # where attention goes by products
+        _batch.blocks = block_diagonal(_batch.lengths, self.model.dtype) if is_masked else []
         output = self.model(input_ids=ids, position_ids=positions, **self.arguments)
         if not _batch.calls:
             raise PackedUnsupportedError("the model does not use the attention interface")

@@ -20,7 +20,7 @@ def pool(hidden_ND: Tensor, lengths: list[int], how: str) -> Tensor:  # axes: N 
     text_of_token = text_of_token.to(hidden_ND.device, non_blocking=True)
     if how == "max":
         lowest = hidden_ND.new_full((len(lengths), hidden_ND.shape[1]), -torch.inf, dtype=torch.float32)
-        return lowest.index_reduce_(0, text_of_token, hidden_ND.float(), "amax")
+        return lowest.scatter_reduce_(0, text_of_token[:, None].expand_as(hidden_ND), hidden_ND.float(), "amax")
     sums = hidden_ND.new_zeros((len(lengths), hidden_ND.shape[1]), dtype=torch.float32)
     sums.index_add_(0, text_of_token, hidden_ND.float())
     return sums / torch.tensor(lengths, dtype=torch.float32, device=sums.device)[:, None]

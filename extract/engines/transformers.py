@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM
+from transformers.utils import is_flash_attn_2_available
 
 from builders.job import Job
 from builders.options import ConfigError
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 CPU_BATCH_TOKENS = 2048  # activations of a small model stay in the cache; 8k costs 8 %
 DEVICE_BATCH_TOKENS = 32_768  # fills a large accelerator; out of memory halves it
+LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # not linear, or not in the head
 IN_FLIGHT = 2  # batches queued on a device, so that it never waits for the host
 
 Result = tuple[Tensor, int]  # vectors [B, D] on the device, padded tokens
@@ -145,13 +147,22 @@ def _load_model(job: Job, files: ModelFiles, device: torch.device) -> tuple[Any,
         "trust_remote_code": job.trust_remote_code,
         "use_safetensors": True,
     }
+    if device.type == "cuda" and job.dtype != "float32" and is_flash_attn_2_available():
+        arguments["attn_implementation"] = "flash_attention_2"  # else what the model takes by itself: SDPA
     try:
         if job.pooling != "logits-mean":
             return AutoModel.from_pretrained(name, **arguments).eval().to(device), None
         whole = AutoModelForCausalLM.from_pretrained(name, **arguments).eval().to(device)
-        return whole.base_model, whole.get_output_embeddings()
     except (OSError, ValueError, RuntimeError) as error:
         raise EngineError(f"--model {job.model} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    changed = [
+        name for name in LOGIT_CHANGES if getattr(whole.config.get_text_config(), name, None) not in (None, 1.0)
+    ]
+    if changed:
+        raise EngineError(
+            f"--pooling logits-mean: {job.model} changes its logits after the head ({', '.join(changed)})"
+        )
+    return whole.base_model, whole.get_output_embeddings()
 
 
 def split_on_oom(forward: Callable[[list[Sample]], Result], samples: list[Sample], budget: TokenBudget) -> Result:

@@ -1,0 +1,244 @@
+"""The card: what it says, and that a reader's tools and an author's words get along with it."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import get_dataset_config_names, load_dataset
+from huggingface_hub import DatasetCard
+
+from builders.job import Job, job_from_dict
+from builders.layout import Layout
+from builders.units import Unit
+from cards.card import BEGIN, END, Card, code, size_category, split_front_matter
+from hub.folder import FolderRepo
+from hub.pending import Pending
+from tests.test_chunk import table
+
+JOB = Job(
+    output="./out",
+    source="user/source",
+    revision="a" * 40,
+    model="user/model",
+    model_revision="b" * 40,
+    max_length=256,
+    pooling="mean",
+    dtype="float32",
+    instruction="",
+    chunk_rows=5,
+)
+MINE = "license: mit\nlanguage: [en, de]\n"
+
+
+def make(folder: Path, job: Job = JOB, units: int = 3, skipped: int = 1, done: int | None = None) -> Card:
+    """A folder of `done` units of five rows, and the card of it."""
+    repo, pending, layout = FolderRepo(folder), Pending(folder.parent / "pending"), Layout.of(job)
+    receipts = []
+    for number in range(units if done is None else done):
+        unit = Unit(number, 5 * number, 5 * number + 5)
+        tables = {unit.path(layout.skipped, layout.split): table(skipped)} if skipped else {}
+        tables |= {unit.path(layout.data, layout.split): table(5 - skipped)} if skipped < 5 else {}
+        counts = {"rows": 5, "records": 5 - skipped, "skipped": skipped, "tokens": 50, "truncated": 0, "dimension": 8}
+        counts |= {"skipped_empty_text": skipped} if skipped else {}
+        receipts.append(pending.add(unit.start, unit.stop, tables, {"counts": counts}))
+        repo.commit({e.path: pending.files / e.path for e in receipts[-1].files}, [], "")
+    return Card(job, ["id", "messages"], 5 * units, units, receipts)
+
+
+def write(folder: Path, card: Card, existing: str = "", *, is_complete: bool = True) -> str:
+    text = card.render(existing, name=str(folder), is_complete=is_complete)
+    (folder / "README.md").write_text(text)
+    return text
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "out"
+
+
+def load(folder: Path, *args, **options):
+    return load_dataset(str(folder), *args, cache_dir=str(folder.parent / f"cache{os.urandom(4).hex()}"), **options)
+
+
+def test_a_complete_dataset(folder):
+    data, body = split_front_matter(write(folder, make(folder)))
+    assert data["configs"] == [
+        {
+            "config_name": "default",
+            "data_files": [{"split": "train", "path": "data/train/**/*.parquet"}],
+            "default": True,
+        },
+        {"config_name": "skipped", "data_files": [{"split": "train", "path": "skipped/train/**/*.parquet"}]},
+    ]
+    assert data["dataset_info"][0]["splits"][0]["num_examples"] == 12
+    assert data["source_datasets"] == ["user/source"]
+    assert data["size_categories"] == ["n<1K"]
+    assert "**Complete**: 12 records and 3 skipped rows of 15." in body and "| … empty_text | 3 |" in body
+    assert load(folder, split="train").num_rows == 12
+    assert load(folder, "skipped", split="train").num_rows == 3
+    assert get_dataset_config_names(str(folder)) == ["default", "skipped"]
+    DatasetCard(folder.joinpath("README.md").read_text())
+
+
+def test_load_dataset_verifies_the_number_of_records(folder):
+    card = make(folder)
+    text = write(folder, card)
+    (folder / "README.md").write_text(text.replace("num_examples: 12", "num_examples: 11"))
+    with pytest.raises(Exception, match="expected"):
+        load(folder, split="train")
+
+
+def test_a_growing_dataset_has_no_sizes_and_loads(folder):
+    text = write(folder, make(folder, done=1), is_complete=False)
+    data, body = split_front_matter(text)
+    assert "dataset_info" not in data
+    assert "**Growing**: at least 33 % of 3 chunks" in body
+    assert load(folder, split="train").num_rows == 4
+    make(folder, done=2)
+    assert load(folder, split="train").num_rows == 8
+
+
+def test_growing_takes_the_sizes_of_an_earlier_dataset_away(folder):
+    """After --restart the card of the complete dataset is still there; its sizes would keep the new one from loading."""
+    old = write(folder, make(folder))
+    data, _ = split_front_matter(write(folder, make(folder, skipped=0, done=1), old, is_complete=False))
+    assert "dataset_info" not in data
+    assert [config["config_name"] for config in data["configs"]] == ["default"], "no folder of skipped rows any more"
+
+
+def test_a_dataset_of_skipped_rows_only(folder):
+    data, _ = split_front_matter(write(folder, make(folder, skipped=5)))
+    assert "dataset_info" not in data
+    assert load(folder, "skipped", split="train").num_rows == 15
+
+
+def test_rendering_again_changes_nothing(folder):
+    card = make(folder)
+    text = write(folder, card)
+    for _ in range(3):
+        assert write(folder, card, text) == text
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_an_authors_words_stay(folder, newline):
+    card = make(folder)
+    text = write(folder, card, is_complete=False)
+    text = text.replace("---\n", f"---\n{MINE}", 1).replace("pretty_name: out", "pretty_name: My vectors")
+    text = text.replace(BEGIN, f"# Mine\n\nwords before\n\n{BEGIN}").replace(END, f"{END}\n\nwords after\n")
+    text = text.replace("tags:\n", "tags:\n- mine\n").replace("**Growing**", "edited inside")
+    again = write(folder, card, text.replace("\n", newline))
+    data, body = split_front_matter(again)
+    assert (data["license"], data["language"], data["pretty_name"]) == ("mit", ["en", "de"], "My vectors")
+    assert data["tags"] == ["stillroom", "embeddings", "mine"]
+    assert data["dataset_info"][0]["splits"][0]["num_examples"] == 12
+    assert body.strip().startswith("# Mine") and body.rstrip().endswith("words after")
+    assert "edited inside" not in body and "**Complete**" in body
+    assert again.count("---") == text.count("---") and body.count(BEGIN) == body.count(END) == 1
+
+
+def test_a_readme_without_our_part_gets_it_in_front(folder):
+    card = make(folder)
+    _, body = split_front_matter(write(folder, card, "# An old page\n"))
+    assert body.strip().startswith(BEGIN) and body.endswith("# An old page\n")
+
+
+@pytest.mark.parametrize(
+    "existing",
+    [
+        "---\na: [\n---\n\nwords",
+        "---\n- a\n---\nwords",
+        "---\ntags: one\nconfigs: x\ndataset_info: 3\n---\nwords",
+        "---\nwords",
+        "\ufeff---\nlicense: mit\n---\nwords",
+    ],
+)
+def test_a_strange_readme_is_no_reason_to_fail(folder, existing):
+    data, body = split_front_matter(write(folder, make(folder), existing))
+    assert data["configs"] and "words" in body
+    assert load(folder, split="train").num_rows == 12
+
+
+def test_another_configuration_stays(folder):
+    first = write(folder, make(folder))
+    named = replace(JOB, config_name="small")
+    data, _ = split_front_matter(write(folder, make(folder, named, skipped=0), first))
+    assert [config["config_name"] for config in data["configs"]] == ["small", "default", "skipped"]
+    assert [info["config_name"] for info in data["dataset_info"]] == ["small", "default"]
+    assert load(folder, "small", split="train").num_rows == 15
+    assert load(folder, split="train").num_rows == 12
+
+
+HOSTILE = replace(
+    JOB,
+    text_template="{a} | `{b}`\n\n{c}",
+    instruction="Instruct: `find` | <b>\nQuery: ",
+    source="./a|b `c`.jsonl",
+    source_config='x"y',
+)
+
+
+@pytest.mark.parametrize(
+    "job", [JOB, HOSTILE, replace(JOB, fields=("think", "response")), replace(JOB, config_name="c")]
+)
+@pytest.mark.parametrize("is_complete", [True, False])
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_the_markdown_is_clean(folder, job, is_complete, skipped):
+    text = write(folder, make(folder, job, skipped=skipped), is_complete=is_complete)
+    assert "\n\n\n" not in text
+    assert text.endswith("\n") and not re.search(r"[ \t]+$", text, re.MULTILINE)
+    assert "{{" not in text and "{%" not in text and "None" not in text
+    rows = [re.sub(r"\\\|", "", line) for line in text.splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} <= {3, 4}
+    for block in re.split(r"\n\n", text):
+        table_rows = [re.sub(r"\\\|", "", line).count("|") for line in block.splitlines() if line.startswith("|")]
+        assert len(set(table_rows)) <= 1
+        assert not table_rows or len(table_rows) == len(block.splitlines()), "a table is a block of its own"
+
+
+@pytest.mark.parametrize("job", [JOB, HOSTILE, replace(JOB, fields=("think", "response"))])
+def test_the_job_in_the_card_is_the_job(folder, job):
+    text = write(folder, make(folder, job))
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert job_from_dict(tomllib.loads(block)) == job
+
+
+@pytest.mark.parametrize("job", [JOB, replace(JOB, config_name="small", split="test")])
+def test_the_python_in_the_card_runs(folder, job):
+    (block,) = re.findall(r"```python\n(.*?)```", write(folder, make(folder, job)), re.DOTALL)
+    code = f"{block}\nprint(vectors.shape, vectors.dtype)"
+    env = os.environ | {"HF_HOME": str(folder.parent / "hf"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=folder.parent)
+    assert done.stdout.strip() == "(12, 8) float32", done.stderr
+
+
+def test_local_sources_are_no_datasets_of_the_hub(folder):
+    for source in ("./a.jsonl", "/x/a.jsonl", "data/*.parquet", "a/b/c.parquet", "demo:chat"):
+        data = replace(make(folder), job=replace(JOB, source=source)).data(is_complete=False)
+        assert "source_datasets" not in data, source
+
+
+def test_front_matter_is_plain_yaml(folder):
+    text = write(folder, make(folder))
+    assert yaml.safe_load(text.split("---\n")[1])["pretty_name"] == "out"
+
+
+def test_size_categories():
+    assert [size_category(n) for n in (0, 999, 1000, 10**6, 10**9, 10**12)] == [
+        "n<1K",
+        "n<1K",
+        "1K<n<10K",
+        "1M<n<10M",
+        "1B<n<10B",
+        "n>1T",
+    ]
+
+
+def test_code_in_a_table():
+    assert code("a") == "`a`"
+    assert code("a|`b`\n") == "`` a\\|`b`\\n ``"
