@@ -107,31 +107,33 @@ def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, 
 
 
 def execute(runner: Runner | None, preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> int:
-    """Run, and turn errors into one line and an exit code: 2 for a bad job, 1 for a failure."""
-    is_debug = bool(flags.get("debug"))
+    """Run the job that the options describe and return the exit code."""
+    job, settings = read_options(preset, job_file, flags)
+    set_up_logging(is_debug=settings.debug)
+    if settings.dry_run:
+        from extract.dry_run import dry_run
+
+        click.echo(dry_run(job, settings))
+        return 0
+    if runner is None:
+        from extract.run import run
+
+        runner = run
+    return runner(job, settings)
+
+
+def guarded(call: Callable[[], int]) -> int:
+    """Turn errors into one line and an exit code: 2 for a bad job, 1 for a failure. Tracebacks are for --debug."""
     try:
-        job, settings = read_options(preset, job_file, flags)
-        is_debug = settings.debug
-        set_up_logging(is_debug=is_debug)
-        if settings.dry_run:
-            from extract.dry_run import dry_run
-
-            click.echo(dry_run(job, settings))
-            return 0
-        if runner is None:
-            from extract.run import run
-
-            runner = run
-        return runner(job, settings)
+        return call()
     except ConfigError as error:
-        return _report(error, 2, is_debug=is_debug)
+        return _report(error, 2)
     except (RuntimeError, OSError) as error:  # SourceError, EngineError, CommitError, WorkerError and their causes
-        return _report(error, 1, is_debug=is_debug)
+        return _report(error, 1)
 
 
-def _report(error: Exception, code: int, *, is_debug: bool) -> int:
-    if is_debug:
-        logging.getLogger("stillroom").exception("failed")
+def _report(error: Exception, code: int) -> int:
+    logging.getLogger("stillroom").debug("failed", exc_info=error)
     click.echo(f"stillroom: {error}", err=True)
     return code
 
@@ -150,7 +152,44 @@ def set_up_logging(*, is_debug: bool) -> None:
 @click.pass_obj
 def run_command(runner: Runner | None, preset: str | None, job_file: Path | None, **flags: Any) -> None:
     """Stream a dataset through a model, and pour what comes out into a Hub dataset or a folder."""
-    sys.exit(execute(runner, preset, job_file, flags))
+    set_up_logging(is_debug=bool(flags.get("debug")))
+    sys.exit(guarded(lambda: execute(runner, preset, job_file, flags)))
+
+
+@click.command("verify")
+@click.argument("output")
+@click.option("--config-name", default="default", help="configuration within the output [default]")
+@click.option("--split", default="train", help="split [train]")
+@click.option("--deep", is_flag=True, help="read all data, not only the footers [off]")
+@click.option("--repair", is_flag=True, help="take damaged units out and compute them again [off]")
+@click.option("--json", "as_json", is_flag=True, help="print all problems as JSON [off]")
+@click.option("--cache-dir", help="folder of unfinished and pending work [$STILLROOM_CACHE or ~/.cache/stillroom]")
+def verify_command(output: str, config_name: str, split: str, cache_dir: str | None, **flags: bool) -> None:
+    """Prove a dataset against its source: every unit once, every file whole, every row accounted for.
+
+    Exit code 0 where nothing is wrong, 1 where something is, 2 where it cannot be told.
+    """
+    set_up_logging(is_debug=False)
+    settings = Settings(resume=True, cache_dir=cache_dir)
+    sys.exit(guarded(lambda: _verify(output, config_name, split, settings, **flags)))
+
+
+def _verify(
+    output: str, config_name: str, split: str, settings: Settings, *, deep: bool, repair: bool, as_json: bool
+) -> int:
+    from extract.verify import remove_damaged, verify
+
+    job, report = verify(output, config_name, split, settings, deep=deep)
+    click.echo(report.to_json() if as_json else str(report))
+    if not report.problems or not repair:
+        return 1 if report.problems else 0
+    from extract.run import run
+
+    remove_damaged(job, report.problems)
+    run(job, settings)
+    _, repaired = verify(output, config_name, split, settings, deep=deep)
+    click.echo(repaired.to_json() if as_json else str(repaired))
+    return 1 if repaired.problems else 0
 
 
 @click.group(context_settings={"max_content_width": 100})
@@ -159,3 +198,4 @@ def main() -> None:
 
 
 main.add_command(run_command)
+main.add_command(verify_command)

@@ -91,13 +91,14 @@ def remove_damaged(job: Job, problems: Iterable[Problem]) -> None:
     assert job.output is not None
     repo: Repo = open_repo(job.output, private=True)
     layout = Layout.of(job)
-    source_rows = {problem.unit for problem in problems if problem.unit is not None}
+    damaged_units = {problem.unit for problem in problems if problem.unit is not None}
     excess = {problem.path for problem in problems if problem.unit is None}
     assert job.chunk_rows is not None
     damaged = {
         path
         for path in repo.list_files()
-        if path.startswith((f"{layout.data}/", f"{layout.skipped}/")) and _number(path, job.chunk_rows) in source_rows
+        if path.startswith((f"{layout.data}/", f"{layout.skipped}/"))
+        and _number(path, job.chunk_rows) in damaged_units
     }
     commit_files(repo, {}, sorted(damaged | excess), "Remove damaged chunks", lambda: None)
 

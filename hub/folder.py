@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from hub.chunk import sync_and_hash, sync_folder, write_whole
 from hub.pending import Entry
@@ -41,23 +41,27 @@ class FolderRepo:
         except FileNotFoundError:
             return None
 
+    def open_file(self, path: str) -> BinaryIO:
+        """See Repo."""
+        return (self.folder / path).open("rb")
+
     def upload(self, entries: Mapping[Path, Entry]) -> None:
         """Nothing to do ahead: a commit links the files, or copies them to another disk."""
 
     def commit(self, files: Mapping[str, Path | bytes], deletes: Sequence[str], message: str) -> None:
-        """See Repo. Deletes first, so that a path both deleted and written is there at the end.
+        """See Repo. Deletes last: a kill in between leaves too much, never too little.
 
         Raises:
             CommitError: the disk is full or read-only.
         """
         try:
-            for path in deletes:
-                self._delete(path)
             for path, content in files.items():
                 if isinstance(content, bytes):
                     write_whole(self.folder / path, content)
                 else:
                     self._place(content, self.folder / path)
+            for path in deletes:
+                self._delete(path)
         except OSError as error:
             raise CommitError(f"{self.folder}: {error.strerror or error}: chunks stay in the cache") from error
 
@@ -74,13 +78,15 @@ class FolderRepo:
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         partial.unlink(missing_ok=True)
         try:
-            os.link(local, partial)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                raise
-            shutil.copyfile(local, partial)  # another disk, or one without hard links
-            sync_and_hash(partial)
-        os.replace(partial, target)
+            try:
+                os.link(local, partial)
+            except OSError:  # another disk, or one without hard links: each file system has an errno of its own for it
+                shutil.copyfile(local, partial)
+                sync_and_hash(partial)
+            os.replace(partial, target)
+        finally:
+            # It is there after a failure, and after a rename onto another link of the same file, which does nothing.
+            partial.unlink(missing_ok=True)
         sync_folder(target.parent)
 
     def missing(self, entries: Sequence[Entry]) -> list[Entry]:

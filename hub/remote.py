@@ -6,18 +6,14 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    LocalTokenNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import disable_progress_bars
 
 from hub.faults import diagnose
 from hub.pending import Entry
@@ -29,9 +25,8 @@ T = TypeVar("T")
 
 COMMITS_PER_HOUR = 96.0  # of the 128 per repository and hour that a free account has: room for people and cards
 READ_TRIES = 8  # of a listing or a small file: about two minutes
-TIMEOUT = (
-    75.0  # seconds per read or write on the line; the Hub itself gives a commit 60 s. The client's default is none
-)
+READ_SECONDS = 30.0  # the longest wait between two of them, but where the server names its own
+TIMEOUT = 75.0  # seconds per read or write on the line; the Hub gives a commit 60 s. The client's default is none
 PATHS_PER_CALL = 500
 
 
@@ -46,6 +41,12 @@ def set_timeouts() -> None:
         return made
 
     _http.set_client_factory(client)
+
+
+@cache
+def silence() -> None:
+    """Take away the client's bar of each upload: a run has one display. Before the first upload models still show theirs."""
+    disable_progress_bars()
 
 
 class HubRepo:
@@ -66,14 +67,14 @@ class HubRepo:
         repo = cls(repo_id)
         try:
             if "/" not in repo_id:
-                repo.name = f"{repo.api.whoami()['name']}/{repo_id}"
+                repo.name = f"{repo._retry(repo.api.whoami)['name']}/{repo_id}"
             try:
                 repo._retry(lambda: repo.api.dataset_info(repo.name))
             except RepositoryNotFoundError:
                 repo._retry(
                     lambda: repo.api.create_repo(repo.name, repo_type="dataset", private=private, exist_ok=True)
                 )
-        except (HfHubHTTPError, LocalTokenNotFoundError) as error:
+        except Exception as error:  # of the Hub, the line, or no token at all
             raise CommitError(
                 f"--output {repo.name}: {diagnose(error).text}. `hf auth login` with a token that may write, "
                 "or give a folder: --output ./out"
@@ -96,14 +97,22 @@ class HubRepo:
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     local = self.api.hf_hub_download(self.name, path, repo_type="dataset", local_dir=folder)
+                except LocalEntryNotFoundError:  # an EntryNotFoundError too, and it means that the Hub did not answer
+                    raise
                 except EntryNotFoundError:
                     return None
                 return Path(local).read_bytes()
 
         return self._retry(download)
 
+    def open_file(self, path: str) -> BinaryIO:
+        """See Repo. Ranges are read as they are asked for."""
+        files = HfFileSystem(skip_instance_cache=True)  # another one's listing may be older than the file
+        return cast(BinaryIO, files.open(f"datasets/{self.name}/{path}", "rb", cache_type="none"))
+
     def upload(self, entries: Mapping[Path, Entry]) -> None:
         """Send bytes. Safe to repeat: what the server has is not sent again."""
+        silence()
         operations = [CommitOperationAdd(entry.path, str(local)) for local, entry in entries.items()]
         self.api.preupload_lfs_files(self.name, operations, repo_type="dataset", free_memory=False)
         with self._lock:
@@ -118,9 +127,17 @@ class HubRepo:
             operations.append(
                 ready or CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
             )
-        self.api.create_commit(self.name, operations, commit_message=message, repo_type="dataset")
+        try:
+            self.api.create_commit(self.name, operations, commit_message=message, repo_type="dataset")
+        except Exception as error:
+            if diagnose(error).is_fatal:  # as a 400 where the server dropped bytes that waited too long
+                self._forget(files)
+            raise
+        self._forget(files)
+
+    def _forget(self, paths: Iterable[str]) -> None:
         with self._lock:
-            for path in files:
+            for path in paths:
                 self._operations.pop(path, None)
 
     def missing(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -143,8 +160,12 @@ class HubRepo:
             except Exception as error:  # which kind it is, is what diagnose tells
                 fault = diagnose(error)
                 if fault.is_fatal or not left:
-                    raise
-                seconds = min(fault.seconds, 2.0 ** (READ_TRIES - left) / 2)
+                    if isinstance(error, OSError | RuntimeError):
+                        raise
+                    # the HTTP library has types of its own, which no caller knows
+                    raise ConnectionError(f"{self.name}: {fault.text}") from error
+                seconds = min(READ_SECONDS, 2.0 ** (READ_TRIES - left) / 2)
+                seconds = fault.seconds if fault.kind == "rate" else seconds
                 logger.info("%s: %s; again in %.1f s", self.name, fault.text, seconds)
                 time.sleep(seconds)
         raise AssertionError("unreachable")

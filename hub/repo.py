@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from hub.pending import Entry
 
@@ -30,11 +30,18 @@ class Repo(Protocol):
     def read(self, path: str) -> bytes | None:
         """Return a small file's content; None where there is none."""
 
+    def open_file(self, path: str) -> BinaryIO:
+        """Open a file to read parts of it.
+
+        Raises:
+            OSError: it is not there, or the Hub does not answer.
+        """
+
     def upload(self, entries: Mapping[Path, Entry]) -> None:
         """Move bytes, by local path, ahead of the commit that shows them."""
 
     def commit(self, files: Mapping[str, Path | bytes], deletes: Sequence[str], message: str) -> None:
-        """Show all files, and take the deleted ones away (a path that ends in / is a folder)."""
+        """Show all files, and take the deleted ones away (a path that ends in / is a folder; none of `files` is in it)."""
 
     def missing(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return those that the output does not hold with that size and content."""
