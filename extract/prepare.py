@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from extract.world import World
 from hub.commit import commit_files
 from hub.ledger import finished_units
 from hub.pending import Pending
-from hub.repo import Repo, open_repo
+from hub.repo import Repo, is_folder, open_repo
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,10 @@ def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
 
 def job_cache(job: Job, settings: Settings) -> Path:
     """Folder of this job's unfinished work: another output, or another fingerprint, is another folder."""
-    name = f"{str(job.output).strip('./').replace('/', '--')}-{job.fingerprint[:16]}"
+    output = str(job.output)
+    where = str(Path(output).expanduser().resolve()) if is_folder(output) else output
+    place = hashlib.sha256(where.encode()).hexdigest()[:8]  # ./out of two folders is two outputs
+    name = f"{Path(output).name}-{place}-{job.fingerprint[:16]}"
     part = f"-{settings.job_index}-of-{settings.num_jobs}" if settings.num_jobs > 1 else ""
     return settings.cache / "jobs" / (name + part)
 

@@ -50,8 +50,12 @@ class CommitBudget:
         """Count one commit, landed or not: the server counts as it likes, so count the more."""
         self._times.append(self.clock())
 
+    def refund(self) -> None:
+        """Take the last one back: the server refused it before it began, and another try need not wait its turn."""
+        self._times.pop()
+
     def block(self, seconds: float, per_hour: int | None = None) -> None:
         """Hold back for `seconds`, and learn the limit that the server named."""
-        self.blocked_until = self.clock() + seconds
+        self.blocked_until = max(self.blocked_until, self.clock() + seconds)
         if per_hour is not None and self.per_hour is not None:
             self.per_hour = min(self.per_hour, per_hour * SHARE_OF_LIMIT)

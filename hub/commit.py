@@ -7,11 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from hub.budget import CommitBudget
+from hub.daemons import Daemons
 from hub.faults import Fault, diagnose
 from hub.pending import Pending, Receipt
 from hub.repo import CommitError, Repo
@@ -22,10 +24,9 @@ MAX_UNITS_PER_COMMIT = 100  # the Hub recommends 50 to 100 files; 1,000 still ta
 UPLOAD_THREADS = 4
 SMALL_COMMIT_TRIES = 20
 POLL_SECONDS = 0.2
-PATIENCE = (
-    6 * 3600.0
-)  # seconds without one success before the run gives up; an hourly limit or an outage passes sooner
+PATIENCE = 6 * 3600.0  # seconds of faults and no success before the run gives up: a limit or an outage passes sooner
 FATAL_TRIES = 3  # a 401, 403 or 404 in the middle of a run is tried again: such answers have been seen to pass
+FATAL_SECONDS = 10.0  # between two of these tries; several uploads that fail together are one
 
 Describe = Callable[[Sequence[Receipt]], Mapping[str, bytes]]
 
@@ -51,12 +52,12 @@ class Uploader:
         self.repo, self.pending, self.budget, self.describe = repo, pending, budget, describe
         self.stats = UploadStats()
         self._uploads: dict[int, Future[None]] = {}  # by start of the unit
-        self._pool = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
+        self._pool = Daemons(UPLOAD_THREADS, "upload")
         self._closing = threading.Event()
         self._leaving = threading.Event()
         self._error: BaseException | None = None
-        self._healthy = time.monotonic()
-        self._fatal_tries = 0
+        self._ill_since: float | None = None  # monotonic time of the first fault after the last success
+        self._fatal_tries, self._fatal_from = 0, 0.0
         self._uploads_from = 0.0  # monotonic time before which no upload begins, after one failed
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
 
@@ -67,7 +68,7 @@ class Uploader:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._leaving.set()
         self._thread.join(timeout=5)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def check(self) -> None:
         """Raise here what failed there.
@@ -81,7 +82,7 @@ class Uploader:
     @property
     def num_pending(self) -> int:
         """Units that wait for the output to confirm them."""
-        return len(self.pending.scan())
+        return self.pending.num_units
 
     def status(self) -> dict[str, object]:
         """What the progress display says of uploads."""
@@ -94,12 +95,19 @@ class Uploader:
             "faults": self.stats.faults,
         }
 
-    def drain(self, timeout: float | None = None, tick: Callable[[], None] = lambda: None) -> bool:
-        """Commit all that is pending now and tell whether that succeeded within `timeout` seconds."""
+    def drain(
+        self, timeout: Callable[[], float | None] = lambda: None, tick: Callable[[], None] = lambda: None
+    ) -> bool:
+        """Commit all that is pending now and tell whether that succeeded within `timeout` seconds.
+
+        The time is asked for again and again, as a signal may shorten it; a longer answer than an earlier one counts not.
+        """
         self._closing.set()
-        end = None if timeout is None else time.monotonic() + timeout
-        while self._thread.is_alive() and (end is None or time.monotonic() < end):
-            self._thread.join(POLL_SECONDS)
+        end = float("inf")
+        while self._thread.is_alive() and time.monotonic() < end:
+            if (seconds := timeout()) is not None:
+                end = min(end, time.monotonic() + seconds)
+            self._thread.join(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
             tick()
         self.check()
         return not self._thread.is_alive()
@@ -111,9 +119,9 @@ class Uploader:
                 if not receipts and self._closing.is_set():
                     return
                 self._start_uploads(receipts)
-                ready = [r for r in receipts if r.start in self._uploads and self._uploads[r.start].done()]
+                ready = self._uploaded(receipts)
                 if self._is_due(ready, receipts):
-                    self._commit(self._uploaded(ready)[:MAX_UNITS_PER_COMMIT])
+                    self._commit(ready[:MAX_UNITS_PER_COMMIT])
                 self._leaving.wait(POLL_SECONDS)
         except BaseException as error:
             self._error = error
@@ -121,34 +129,33 @@ class Uploader:
     def _start_uploads(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
             if receipt.start not in self._uploads and time.monotonic() >= self._uploads_from:
-                self._uploads[receipt.start] = self._pool.submit(self._upload, receipt)
+                self._uploads[receipt.start] = self._pool.submit(partial(self._upload, receipt))
 
     def _upload(self, receipt: Receipt) -> None:
         started = time.monotonic()
         self.repo.upload({self.pending.files / entry.path: entry for entry in receipt.files})
         self._took(time.monotonic() - started)
 
-    def _uploaded(self, ready: Sequence[Receipt]) -> list[Receipt]:
+    def _uploaded(self, receipts: Sequence[Receipt]) -> list[Receipt]:
         """Those whose bytes are out; an upload that failed is begun again, after the wait that its error asks for."""
         good = []
-        for receipt in ready:
-            error = self._uploads[receipt.start].exception()
-            if error is None:
+        for receipt in receipts:
+            upload = self._uploads.get(receipt.start)
+            if upload is None or not upload.done():
+                continue
+            if (error := upload.exception()) is None:
                 good.append(receipt)
             else:
                 del self._uploads[receipt.start]
-                self._uploads_from = time.monotonic() + self._suffer(error, "upload")
+                self._uploads_from = time.monotonic() + self._suffer(error, "upload").seconds
         return good
 
     def _is_due(self, ready: Sequence[Receipt], receipts: Sequence[Receipt]) -> bool:
         is_last = self._closing.is_set() and len(ready) == len(receipts)
-        is_failed = any(self._uploads[r.start].exception() is not None for r in ready)
-        return is_failed or (bool(ready) and self.budget.wait_seconds(is_last=is_last) <= 0)
+        return bool(ready) and self.budget.wait_seconds(is_last=is_last) <= 0
 
     def _commit(self, receipts: Sequence[Receipt]) -> None:
         """Commit, then ask the repository what it holds: an error may come after the commit landed, and the reverse."""
-        if not receipts:
-            return
         entries = [entry for receipt in receipts for entry in receipt.files]
         files: dict[str, Path | bytes] = {entry.path: self.pending.files / entry.path for entry in entries}
         started = time.monotonic()
@@ -156,7 +163,8 @@ class Uploader:
             self.budget.spend()
             self.repo.commit({**files, **self.describe(receipts)}, [], _message(receipts))
         except Exception as error:
-            self._suffer(error, "commit")
+            if self._suffer(error, "commit").kind in ("busy", "conflict"):
+                self.budget.refund()
         self._confirm(receipts)
         self._took(time.monotonic() - started)
 
@@ -172,31 +180,34 @@ class Uploader:
             self.pending.remove(receipt)
             self._uploads.pop(receipt.start, None)
         if landed:
-            self._healthy, self._fatal_tries = time.monotonic(), 0
+            self._ill_since, self._fatal_tries = None, 0
             self.stats.num_commits += 1
             self.stats.num_units += len(landed)
             self.stats.num_bytes += sum(receipt.size for receipt in landed)
 
-    def _suffer(self, error: BaseException, doing: str) -> float:
-        """Return the seconds to wait as the error asks, or give up where waiting cannot help."""
+    def _suffer(self, error: BaseException, doing: str) -> Fault:
+        """Return the diagnosis and hold back as it asks, or give up where waiting cannot help."""
         if isinstance(error, CommitError) or not isinstance(error, Exception):
             raise error
         fault = diagnose(error)
         self.stats.faults[fault.kind] = self.stats.faults.get(fault.kind, 0) + 1
-        self._fatal_tries += fault.is_fatal
-        if self._fatal_tries >= FATAL_TRIES or time.monotonic() - self._healthy > PATIENCE:
+        now = time.monotonic()
+        self._ill_since = now if self._ill_since is None else self._ill_since
+        if fault.is_fatal and now >= self._fatal_from:
+            self._fatal_tries, self._fatal_from = self._fatal_tries + 1, now + FATAL_SECONDS
+        if self._fatal_tries >= FATAL_TRIES or now - self._ill_since > PATIENCE:
             raise CommitError(
                 f"{self.repo.name}: {doing} failed: {fault.text}. Finished chunks stay in the cache"
             ) from error
         seconds = self._pause(fault)
         logger.info("%s: %s: %s (%s); again in %.1f s", self.repo.name, doing, fault.text, fault.kind, seconds)
-        return seconds
+        return replace(fault, seconds=seconds)
 
     def _pause(self, fault: Fault) -> float:
         """Hold commits back with full jitter, so that writers refused together do not come back together."""
-        seconds = fault.seconds
+        seconds = fault.seconds or FATAL_SECONDS
         if fault.kind != "hourly":
-            seconds = random.uniform(0.25, 1.0) * (seconds or 2.0)
+            seconds *= random.uniform(0.25, 1.0)
         self.budget.block(seconds, fault.per_hour)
         return seconds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ Kind = Literal["busy", "conflict", "hourly", "rate", "server", "network", "fatal
 
 PER_HOUR = re.compile(r"\((\d+) per hour\)")
 QUOTA = re.compile(r"storage (limit|quota)|quota exceeded|out of storage", re.IGNORECASE)
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}")
+TOKEN = re.compile(r"hf_[\w.-]{6,}")  # hf_oauth_… and hf_jwt_… hold dots, dashes and underscores
+# Plain RuntimeErrors of the line: Xet's Rust side ends with one when its own tries are used up; and huggingface_hub
+# closes its one client under the requests of all threads when one of them cannot connect.
+LINE = re.compile(
+    r"connect|network|timed? ?out|dns|request failed|error sending|broken pipe|reqwest|client has been closed",
+    re.IGNORECASE,
+)
+# Faults of this machine, not of the line.
+LOCAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
 BUSY_SECONDS = 4.0  # a commit takes 1 to 10 s; the lock is then free again
 SERVER_SECONDS = 10.0
 HOURLY_SECONDS = 900.0  # a quarter of the rolling hour frees a quarter of the commits
@@ -70,7 +79,11 @@ def _response(error: BaseException) -> Any:
 
 def _is_network(error: BaseException) -> bool:
     """Timeouts and broken connections: OSError, or an error of the HTTP library (httpx2 in huggingface_hub 2)."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore")
+    if isinstance(error, OSError):
+        is_local = isinstance(error, FileNotFoundError | PermissionError) or error.errno in LOCAL_ERRNOS
+        return not is_local and type(error).__name__ != "LocalTokenNotFoundError"
+    is_xet = type(error) is RuntimeError and LINE.search(str(error)) is not None
+    return is_xet or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def _too_many(response: Any, text: str) -> Fault:

@@ -48,8 +48,9 @@ class Ledger:
 
     def load(self, files: Iterable[str]) -> None:
         """Read the receipts that the output has and that are not known yet; newer ones win."""
-        parts = sorted(path for path in files if path.startswith(f"{self.folder}/"))
-        wanted = [path for path in [self.path, *parts] if path in set(files) and path not in self._read]
+        there = set(files)
+        parts = sorted(path for path in there if path.startswith(f"{self.folder}/"))
+        wanted = [path for path in [self.path, *parts] if path in there and path not in self._read]
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for path, content in zip(wanted, pool.map(self.repo.read, wanted), strict=True):
                 self._read.add(path)

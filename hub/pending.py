@@ -86,14 +86,19 @@ class Pending:
             try:
                 receipt = Receipt.from_json(path.read_bytes())
                 whole = all((self.files / e.path).stat().st_size == e.size for e in receipt.files)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, ValueError, KeyError, TypeError):  # another OSError says nothing of the file
                 whole = False
             if whole:
                 found.append(receipt)
-            else:
+            elif path.exists():  # else the uploader has just removed the unit
                 logger.warning("%s: its chunk is not whole; the unit is computed again", path.name)
                 path.unlink(missing_ok=True)
         return found
+
+    @property
+    def num_units(self) -> int:
+        """Units that wait, as fast as the folder is listed: for displays."""
+        return sum(1 for _ in self.receipts.glob("[0-9]*.json"))
 
     def remove(self, receipt: Receipt) -> None:
         """Forget a unit that the output is known to hold."""
@@ -111,15 +116,25 @@ class Pending:
     @property
     def num_bytes(self) -> int:
         """Bytes that wait."""
-        return sum(path.stat().st_size for path in self.files.rglob("[0-9]*.parquet") if path.exists())
+        return sum(map(_size, self.files.rglob("[0-9]*.parquet")))
 
-    def wait_for_room(self, check: Callable[[], None], seconds: float = 0.5) -> float:
-        """Wait while the cap is exceeded and return the seconds waited; `check` may raise to end the wait."""
+    def wait_for_room(
+        self, check: Callable[[], None], is_over: Callable[[], bool] = lambda: False, seconds: float = 0.5
+    ) -> float:
+        """Wait while the cap is exceeded and return the seconds waited; `check` may raise, `is_over` end the wait."""
         started = time.monotonic()
-        while self.num_bytes > self.max_bytes:
+        while self.num_bytes > self.max_bytes and not is_over():
             check()
             time.sleep(seconds)
         return time.monotonic() - started
 
     def _receipt_path(self, receipt: Receipt) -> Path:
         return self.receipts / f"{receipt.start:012d}-{receipt.stop:012d}.json"
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 for one that the uploader has just removed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -27,6 +27,11 @@ def short_waits(monkeypatch):
         (faults, "HOURLY_SECONDS", 0.3),
     ]:
         monkeypatch.setattr(module, name, seconds)
+    yield
+    # an upload that goes on would close, at its next refused connection, the HTTP client that the next test shares
+    for thread in threading.enumerate():
+        if thread.name.startswith(("upload", "commit")):
+            thread.join(20)
 
 
 @pytest.fixture
@@ -119,10 +124,10 @@ def test_faults_pass(hub, repo, pending, kind, actions):  # noqa: F811
     assert drained(uploader)
     assert held(hub) == {path_of(n) for n in range(3)}
     assert pending.scan() == []
-    landed = sum("landed" in action for action in actions)
-    assert len({c.oid for c in hub.commits(REPO) if "Add" in c.message}) <= 3
-    assert hub.count("commit") <= 4 + len(actions)
-    assert not landed or hub.count("commit") == 1, "what has landed is not committed again"
+    assert hub.count("commit") <= 3 + len(actions)
+    if "landed" in actions[0]:
+        paths = [path for c in hub.commits(REPO) for path in c.paths if path.startswith("data/")]
+        assert len(paths) == 3, "what has landed is not committed again"
 
 
 def test_an_outage_of_some_seconds(hub, repo, pending):  # noqa: F811

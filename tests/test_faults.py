@@ -176,6 +176,7 @@ def test_no_token_survives(token):
         (TimeoutError(), "network"),
         (OSError("Consistency check failed: file should be of size 5 but has size 3"), "network"),
         (RuntimeError("Data processing error: CAS service error : Request failed after 5 retries"), "network"),
+        (RuntimeError("Cannot send a request, as the client has been closed."), "network"),
         (LocalTokenNotFoundError("Token is required"), "fatal"),
         (OSError(errno.ENOSPC, "No space left on device"), "fatal"),
         (PermissionError(errno.EACCES, "Permission denied"), "fatal"),

@@ -13,7 +13,7 @@ from builders.schema import SKIPPED_COLUMNS, arrow_schema, embeddings_columns
 
 JOBS = [
     Job(max_length=256),
-    Job(storage_dtype="float16", keep_text=True, normalize=False),
+    Job(storage_dtype="float16", keep_text=True),
     Job(fields=("think", "response"), keep_text=True),
 ]
 CHAT_COLUMNS = ("id", "messages", "dataset_source")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -29,9 +30,22 @@ logger = logging.getLogger(__name__)
 CPU_BATCH_TOKENS = 2048  # activations of a small model stay in the cache; 8k costs 8 %
 DEVICE_BATCH_TOKENS = 32_768  # fills a large accelerator; out of memory halves it
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # not linear, or not in the head
+# glibc's mallopt. Activations (12 MB at most) else go back to the system after each layer, and every page faults in again:
+# 80,000 faults in 57,000 tokens of a small bfloat16 model, 5 % of its CPU time
+MALLOC_KEEPS = {-3: 2**25, -1: 2**28}  # M_MMAP_THRESHOLD (32 MB, its largest), M_TRIM_THRESHOLD
 IN_FLIGHT = 2  # batches queued on a device, so that it never waits for the host
 
 Result = tuple[Tensor, int]  # vectors [B, D] on the device, padded tokens
+
+
+def keep_memory() -> None:
+    """Have the C library keep freed activations for the next layer, where it knows how (glibc)."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # macOS, Windows
+        return
+    for parameter, value in MALLOC_KEEPS.items():
+        mallopt(parameter, value)
 
 
 class TransformersEngine:
@@ -50,7 +64,10 @@ class TransformersEngine:
         self.arguments: dict[str, Any] = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
         if job.layer != -1:
             self.arguments["output_hidden_states"] = True
-        self.packed = self._pack() if self.is_cpu else None
+        self.packed: PackedModel | None = None
+        if self.is_cpu:
+            keep_memory()
+            self.packed = self._pack()
 
     def _pack(self) -> PackedModel | None:
         try:
