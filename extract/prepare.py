@@ -123,8 +123,8 @@ def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
     content = json.dumps({"fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
     deletes = [f"{f}/" for f in (layout.data, layout.skipped)] + [f"{layout.receipts}/", layout.ledger]
     if stored is not None:  # on its own and first: the new job must never stand beside chunks of the old one
-        commit_files(repo, {}, [*deletes, layout.job], f"Delete {job.build} of {stored.source}", lambda: None)
-    commit_files(repo, {layout.job: content}, [], f"Begin {job.build} of {job.source}", lambda: None)
+        commit_files(repo, {}, [*deletes, layout.job], f"Delete {job.build} of {stored.source}", stop.check_late)
+    commit_files(repo, {layout.job: content}, [], f"Begin {job.build} of {job.source}", stop.check_late)
 
 
 def job_cache(job: Job, settings: Settings) -> Path:

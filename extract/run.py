@@ -33,7 +33,7 @@ from extract.progress import Progress, describe
 from extract.read_ahead import read_ahead
 from extract.settings import Settings
 from extract.settle import load_tokenizer
-from extract.stop import Stop
+from extract.stop import LateError, Stop
 from extract.versions import VERSIONS
 from extract.work import Work
 from extract.world import World
@@ -63,6 +63,9 @@ def run(asked: Job, settings: Settings) -> int:
         if not session.is_complete:
             build(session, settings, world, stop)
         return finish(session, settings, world, stop)
+    except LateError as error:
+        logger.info("stopped (%s) before the output took the job; run again with --resume", error)
+        return settings.incomplete_exit_code
     except BaseException as error:
         world.fail(error)
         raise
@@ -196,28 +199,31 @@ def finish(session: Session, settings: Settings, world: World, stop: Stop) -> in
     if not left:
         return 0
     if world.is_main:
-        why, total = stop.reason or "units of other jobs are missing", len(session.plan.units)
-        logger.info("stopped (%s): %d of %d units left; run again with --resume", why, left, total)
+        why = stop.reason or "units of other jobs are missing"
+        logger.info("stopped (%s): %s left; run again with --resume", why, left)
     return settings.incomplete_exit_code
 
 
-def finish_output(session: Session, stop: Stop) -> int:
-    """Return the number of units that the output lacks; at 0 it has its final card and ledger."""
+def finish_output(session: Session, stop: Stop) -> str:
+    """Return what the output lacks; with nothing, it has its final card, and its ledger, which says that it is complete."""
     repo, plan, layout = session.repo, session.plan, Layout.of(session.plan.job)
     assert repo is not None
     if not session.is_complete:
         files = repo.list_files()
         done = finished_units(repo, files, layout.data, layout.skipped, lambda path: number_at(plan.units, path))
         if len(done) < len(plan.units):
-            return len(plan.units) - len(done)
+            return f"{len(plan.units) - len(done)} of {len(plan.units)} units"
         ledger = Ledger(repo, layout.receipts, layout.ledger)
         ledger.load(files)
         final = {"README.md": make_card(session, ledger, is_complete=True), **ledger.whole()}  # the marker goes last
-        commit_files(repo, final, [f"{layout.receipts}/"], "Complete the card", lambda: None)
+        try:
+            commit_files(repo, final, [f"{layout.receipts}/"], "Complete the card", stop.check_late)
+        except LateError:
+            return "the card"
     logger.info(
         "complete: %d units, nothing left to do\n\n    load_dataset(%r)\n", len(plan.units), load_name(session)
     )
-    return 0
+    return ""
 
 
 def make_card(session: Session, ledger: Ledger, *, is_complete: bool) -> bytes:

@@ -20,6 +20,10 @@ REPEAT_SECONDS = 2.0  # a terminal and a launcher both pass on the same Ctrl-C: 
 KILLED = 130  # exit code of a second signal: at once, with pending as it is
 
 
+class LateError(Exception):
+    """A wait ended because the run must leave. What it waited for is left to the next run."""
+
+
 class Stop:
     """Says whether another unit may begin, and whether the one in hand must be left.
 
@@ -89,6 +93,15 @@ class Stop:
         if self.end is not None and self.end - self.clock() - self.drain_seconds < self.unit_seconds:
             self.request(DEADLINE, is_urgent=False)
         return not self.now and self.reason is None
+
+    def check_late(self) -> None:
+        """End a wait that could outlast the run: at a signal, and at the end of the time given.
+
+        Raises:
+            LateError: the run must leave.
+        """
+        if self.is_signalled or (self.end is not None and self.clock() > self.end):
+            raise LateError(self.reason or DEADLINE)
 
     @property
     def seconds_to_drain(self) -> float | None:

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -128,7 +129,8 @@ class World:
         """Tell the others; the first failure is the one they raise."""
         if self.store is not None and not isinstance(error, WorkerError):
             text = f"worker {self.rank}: {type(error).__name__}: {error}"
-            self._ask(lambda: self.store.compare_set("failed", "", text))
+            with suppress(WorkerError):  # a store that is gone must not hide the error
+                self._ask(lambda: self.store.compare_set("failed", "", text))
 
     def _raise_failure(self) -> None:
         if self._has("failed"):
