@@ -105,9 +105,11 @@ def peer(folder: Path, dtype: str, max_length: int, sentences: list[str]):
         ours.send((batch_size, count))
         return ours.recv()
 
-    yield encode
-    ours.send(None)
-    child.join()
+    try:
+        yield encode
+    finally:
+        ours.send(None)
+        child.join()
 
 
 @dataclass
