@@ -24,6 +24,7 @@ MAX_UNITS_PER_COMMIT = 100  # the Hub recommends 50 to 100 files; 1,000 still ta
 UPLOAD_THREADS = 4
 SMALL_COMMIT_TRIES = 20
 POLL_SECONDS = 0.2
+LAST_POLL_SECONDS = 0.02  # while the run waits for the last commit
 PATIENCE = 6 * 3600.0  # seconds of faults and no success before the run gives up: a limit or an outage passes sooner
 FATAL_TRIES = 3  # a 401, 403 or 404 in the middle of a run is tried again: such answers have been seen to pass
 FATAL_SECONDS = 10.0  # between two of these tries; several uploads that fail together are one
@@ -122,7 +123,7 @@ class Uploader:
                 ready = self._uploaded(receipts)
                 if self._is_due(ready, receipts):
                     self._commit(ready[:MAX_UNITS_PER_COMMIT])
-                self._leaving.wait(POLL_SECONDS)
+                self._leaving.wait(LAST_POLL_SECONDS if self._closing.is_set() else POLL_SECONDS)
         except BaseException as error:
             self._error = error
 
