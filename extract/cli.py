@@ -185,7 +185,7 @@ def _verify(
         return 1 if report.problems else 0
     from extract.run import run
 
-    remove_damaged(job, report.problems)
+    remove_damaged(job, report)
     run(job, settings)
     _, repaired = verify(output, config_name, split, settings, deep=deep)
     click.echo(repaired.to_json() if as_json else str(repaired))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from builders.job import Job
 from builders.layout import Layout
@@ -17,7 +18,7 @@ from extract.prepare import read_job
 from extract.settings import Settings
 from hub.commit import commit_files
 from hub.ledger import Ledger
-from hub.repo import Repo, open_repo
+from hub.repo import Repo, is_folder, open_repo
 from hub.verify import PlannedUnit, Problem, Verifier
 
 SHOWN = 20  # problems in the table; JSON has all
@@ -54,7 +55,7 @@ def verify(output: str, config_name: str, split: str, settings: Settings, *, dee
     Raises:
         ConfigError: the output holds no job, or its source has changed.
     """
-    repo = open_repo(output, private=True)
+    repo = open_existing(output)
     layout = Layout(config_name, split)
     job = read_job(repo, layout)
     if job is None:
@@ -86,23 +87,27 @@ def verify(output: str, config_name: str, split: str, settings: Settings, *, dee
     return replace(job, output=output), Report(repo.name, len(units), selection.num_rows, deep, problems)
 
 
-def remove_damaged(job: Job, problems: Iterable[Problem]) -> None:
+def remove_damaged(job: Job, report: Report) -> None:
     """Take the files of damaged units, and those in excess, out of the output, so that a resumed run computes them."""
-    assert job.output is not None
-    repo: Repo = open_repo(job.output, private=True)
-    layout = Layout.of(job)
-    damaged_units = {problem.unit for problem in problems if problem.unit is not None}
-    excess = {problem.path for problem in problems if problem.unit is None}
     assert job.chunk_rows is not None
-    damaged = {
-        path
-        for path in repo.list_files()
-        if path.startswith((f"{layout.data}/", f"{layout.skipped}/"))
-        and _number(path, job.chunk_rows) in damaged_units
-    }
-    commit_files(repo, {}, sorted(damaged | excess), "Remove damaged chunks", lambda: None)
+    layout, units = Layout.of(job), Units(report.num_rows, job.chunk_rows)
+    damaged = {units[problem.unit] for problem in report.problems if problem.unit is not None}
+    paths = {unit.path(folder, layout.split) for unit in damaged for folder in (layout.data, layout.skipped)}
+    excess = {problem.path for problem in report.problems if problem.unit is None}
+    repo = open_existing(str(job.output))
+    commit_files(repo, {}, sorted(paths | excess), "Remove damaged chunks", lambda: None)
 
 
-def _number(path: str, chunk_rows: int) -> int:
-    """Number of the unit that a path names by its first row."""
-    return int(path.rsplit("/", 1)[-1].split("-")[0]) // chunk_rows
+def open_existing(output: str) -> Repo:
+    """Open an output without making it: a proof changes nothing.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if is_folder(output):
+        if not Path(output).expanduser().is_dir():
+            raise ConfigError(f"{output}: there is no such folder")
+        return open_repo(output, private=True)
+    from hub.remote import HubRepo
+
+    return HubRepo(output)

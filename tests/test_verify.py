@@ -91,6 +91,7 @@ def other_job(path: Path) -> None:
 
 
 DAMAGE = {
+    "foreign file": (lambda d: (d / "data/train/notes.txt").write_text("mine"), {None}),
     "missing": (lambda d: chunk(d, 1).unlink(), {1}),
     "truncated": (lambda d: chunk(d, 1).write_bytes(chunk(d, 1).read_bytes()[:-500]), {1}),
     "bit flip": (lambda d: flip_bit(chunk(d, 2)), {2}),
@@ -104,6 +105,12 @@ DAMAGE = {
         {None},
     ),
 }
+
+
+def test_a_proof_makes_nothing(tmp_path: Path) -> None:
+    result = run(tmp_path, "verify", str(tmp_path / "nothing"))
+    assert result.exit_code == 2 and "there is no such folder" in result.output
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_an_undamaged_dataset_is_proved(dataset: Path) -> None:
