@@ -16,15 +16,14 @@ if not __package__:  # started by path: Python put extract/ on sys.path, not the
     sys.path[:] = [str(CHECKOUT)] + [p for p in sys.path if p != str(CHECKOUT / "extract")]
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 from builders.job import Job
 from builders.layout import Layout
 from builders.schema import Column, embeddings_columns
-from cards.card import Card
+from cards.writer import CardWriter
 from extract.batching import TokenBudget
 from extract.claim import claim, read_batches
 from extract.engines import Engine, load_engine
@@ -38,15 +37,15 @@ from extract.versions import VERSIONS
 from extract.work import Work
 from extract.world import World
 from hub.budget import CommitBudget
-from hub.commit import Uploader, commit_files
-from hub.ledger import Ledger, finished_units
-from hub.pending import Receipt
-from hub.repo import is_folder
+from hub.commit import Uploader, commit_change
+from hub.committer import Committer
+from hub.ledger import finished_units
+from hub.outbox import LocalOutbox, RemoteOutbox
+from hub.patience import Patience
 
 logger = logging.getLogger("stillroom")
 
 BATCHES_AHEAD = 64  # read, rendered and tokenised ahead of the model: some megabytes
-CARD_SECONDS = 600.0  # between cards of a growing dataset: each makes the viewer start again
 FORMAT_VERSION = 1
 
 
@@ -171,31 +170,26 @@ class ChunkWriter:
 
 
 def open_uploader(session: Session, settings: Settings, world: World) -> Uploader:
-    """Return this machine's uploader. The main worker's also writes the card, at most every ten minutes."""
+    """Return this machine's uploader. The main machine's commits for all, where the output takes that."""
     assert session.repo is not None
-    repo, layout = session.repo, Layout.of(session.plan.job)
-    budget = CommitBudget(repo.commits_per_hour, world.num_machines * settings.num_jobs)
-    ledger = Ledger(repo, layout.receipts, layout.ledger)
-    last_card, with_card = -CARD_SECONDS, set[int]()  # units of the last commit that had a card
-
-    def files_of(receipts: Sequence[Receipt]) -> Mapping[str, bytes]:
-        nonlocal last_card, with_card
-        files = dict(ledger.part(receipts))
-        starts = {receipt.start for receipt in receipts}
-        # a unit that comes again was not committed, nor was its card
-        if world.is_main and (time.monotonic() - last_card >= CARD_SECONDS or starts & with_card):
-            ledger.load(repo.list_files())
-            ledger.add(receipts)
-            files["README.md"] = make_card(session, ledger, is_complete=False)
-            last_card, with_card = time.monotonic(), starts
-        return files
-
-    return Uploader(repo, session.pending, budget, files_of)
+    repo, patience = session.repo, Patience(session.repo.name)
+    is_shared = world.num_machines > 1 and world.share("handover", lambda: repo.takes_handover)
+    num_machines = world.num_machines * settings.num_jobs
+    if is_shared and not world.is_main:
+        return Uploader(repo, session.pending, RemoteOutbox(world), patience, num_machines)
+    writer = f"{session.plan.job.fingerprint[:8]}-{settings.job_index}" + (f"-{world.rank}" if world.rank else "")
+    limit = repo.commits_per_hour and settings.commits_per_hour
+    cards = card_writer(session, settings)
+    committer = Committer(repo, CommitBudget(limit, writer), patience, cards.ledger.part)
+    if world.is_main:
+        committer.cards = cards.growing
+    shared = (world, world.num_machines) if is_shared else ()
+    return Uploader(repo, session.pending, LocalOutbox(committer, *shared), patience, num_machines)
 
 
 def finish(session: Session, settings: Settings, world: World, stop: Stop) -> int:
     """Complete the card once all units are in the output, whichever worker or job was the last; say what is left."""
-    left = world.share("left", lambda: finish_output(session, stop))
+    left = world.share("left", lambda: finish_output(session, settings, stop))
     if not left:
         return 0
     if world.is_main:
@@ -204,7 +198,7 @@ def finish(session: Session, settings: Settings, world: World, stop: Stop) -> in
     return settings.incomplete_exit_code
 
 
-def finish_output(session: Session, stop: Stop) -> str:
+def finish_output(session: Session, settings: Settings, stop: Stop) -> str:
     """Return what the output lacks; with nothing, it has its final card, and its ledger, which says that it is complete."""
     repo, plan, layout = session.repo, session.plan, Layout.of(session.plan.job)
     assert repo is not None
@@ -213,33 +207,25 @@ def finish_output(session: Session, stop: Stop) -> str:
         done = finished_units(repo, files, layout.data, layout.skipped, lambda path: number_at(plan.units, path))
         if len(done) < len(plan.units):
             return f"{len(plan.units) - len(done)} of {len(plan.units)} units"
-        ledger = Ledger(repo, layout.receipts, layout.ledger)
-        ledger.load(files)
-        final = {"README.md": make_card(session, ledger, is_complete=True), **ledger.whole()}  # the marker goes last
+        cards = card_writer(session, settings)
         try:
-            commit_files(repo, final, [f"{layout.receipts}/"], "Complete the card", stop.check_late)
+            commit_change(repo, cards.final, "Complete the card", stop.check_late)
         except LateError:
             return "the card"
     logger.info(
-        "complete: %d units, nothing left to do\n\n    load_dataset(%r)\n", len(plan.units), load_name(session)
+        "complete: %d units, nothing left to do\n\n    load_dataset(%r)\n",
+        len(plan.units),
+        card_writer(session, settings).load_name,
     )
     return ""
 
 
-def make_card(session: Session, ledger: Ledger, *, is_complete: bool) -> bytes:
-    """Render README.md over the one that the output has, so that a person's own words stay."""
+def card_writer(session: Session, settings: Settings) -> CardWriter:
+    """Return what makes the output's card."""
     assert session.repo is not None
     plan = session.plan
-    existing = (session.repo.read("README.md") or b"").decode()
-    card = Card(plan.job, plan.source.columns, plan.selection.num_rows, len(plan.units), ledger.receipts)
-    return card.render(existing, name=load_name(session), is_complete=is_complete).encode()
-
-
-def load_name(session: Session) -> str:
-    """What `load_dataset` takes."""
-    assert session.repo is not None
-    output = str(session.plan.job.output)
-    return output if is_folder(output) else session.repo.name
+    num_rows, num_units = plan.selection.num_rows, len(plan.units)
+    return CardWriter(session.repo, plan.job, plan.source.columns, num_rows, num_units, settings.num_jobs)
 
 
 def watch(world: World, stop: Stop, progress: Progress, uploader: Uploader | None) -> Callable[[], None]:

@@ -28,6 +28,9 @@ class Settings:
     pending_gb: float | None = option(
         None, "chunks that may wait for the output, GB [half the free disk]", group="Run", minimum=0.001
     )
+    commits_per_hour: float = option(
+        96.0, "commits per hour that all writers of the dataset share; the Hub allows 128", group="Run", minimum=1
+    )
     num_jobs: int = option(1, "jobs that share the work without knowing of each other", group="Run", minimum=1)
     job_index: int = option(0, "which of them this is, from 0", group="Run", minimum=0)
     incomplete_exit_code: int = option(0, "exit code of a run that leaves units to do", group="Run", minimum=0)

@@ -108,6 +108,18 @@ class World:
         keys = [f"{key}/{rank}" for rank in range(self.world_size)]
         return [self._read(k) for k in keys if self._has(k)]
 
+    def append(self, topic: str, text: str) -> None:
+        """Add an entry to a list that all workers can read."""
+        number = int(self._ask(lambda: self.store.add(f"{topic}/count", 1))) - 1
+        self._ask(lambda: self.store.set(f"{topic}/{number}", text))
+
+    def read(self, topic: str, start: int) -> list[str]:
+        """Return the entries of a list from number `start` (0-based) on, up to the first that is still being written."""
+        stop, entries = int(self._ask(lambda: self.store.add(f"{topic}/count", 0))), list[str]()
+        while start + len(entries) < stop and self._has(key := f"{topic}/{start + len(entries)}"):
+            entries.append(self._ask(lambda key=key: self.store.get(key)).decode())  # type: ignore[misc]
+        return entries
+
     def request_stop(self, reason: str) -> None:
         """Ask all workers to drain."""
         if self.store is not None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from hub.budget import PastCommit
 from hub.chunk import sync_and_hash, sync_folder, write_whole
 from hub.pending import Entry
 from hub.repo import CommitError
@@ -17,10 +18,12 @@ class FolderRepo:
     """Files become visible one by one, each whole, in the order given: data first, then what describes it."""
 
     commits_per_hour: float | None = None
+    takes_handover = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = str(folder)
+        self._uploaded: dict[str, Path] = {}  # local path by path in the folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -34,7 +37,7 @@ class FolderRepo:
             if path.is_file() and not path.name.startswith(".")
         }
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, revision: str | None = None) -> bytes | None:
         """See Repo."""
         try:
             return (self.folder / path).read_bytes()
@@ -45,10 +48,27 @@ class FolderRepo:
         """See Repo."""
         return (self.folder / path).open("rb")
 
-    def upload(self, entries: Mapping[Path, Entry]) -> None:
-        """Nothing to do ahead: a commit links the files, or copies them to another disk."""
+    def head(self) -> str | None:
+        """A folder keeps no revisions."""
+        return None
 
-    def commit(self, files: Mapping[str, Path | bytes], deletes: Sequence[str], message: str) -> None:
+    def recent_commits(self) -> list[PastCommit]:
+        """See Repo: nobody counts."""
+        return []
+
+    def upload(self, entries: Mapping[Path, Entry]) -> None:
+        """Note where the files are: a commit links them, or copies them to another disk."""
+        self._uploaded |= {entry.path: local for local, entry in entries.items()}
+
+    def commit(
+        self,
+        files: Mapping[str, Entry | bytes],
+        deletes: Sequence[str],
+        message: str,
+        *,
+        parent: str | None = None,
+        writer: str = "",
+    ) -> None:
         """See Repo. Deletes last: a kill in between leaves too much, never too little.
 
         Raises:
@@ -59,9 +79,11 @@ class FolderRepo:
                 if isinstance(content, bytes):
                     write_whole(self.folder / path, content)
                 else:
-                    self._place(content, self.folder / path)
+                    self._place(self._uploaded[path], self.folder / path)
             for path in deletes:
                 self._delete(path)
+            for path in files:
+                self._uploaded.pop(path, None)
         except OSError as error:
             raise CommitError(f"{self.folder}: {error.strerror or error}: chunks stay in the cache") from error
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hub.chunk import chunk_metadata
 from hub.pending import Receipt
-from hub.repo import Repo
+from hub.repo import Change, Repo
 
 READ_THREADS = 16
 
@@ -44,13 +44,14 @@ class Ledger:
         self.repo = repo
         self.folder, self.path = receipts, ledger
         self.by_start: dict[int, Receipt] = {}
+        self.parts: list[str] = []  # files of receipts beside the ledger, when it was last loaded
         self._read: set[str] = set()
 
     def load(self, files: Iterable[str]) -> None:
         """Read the receipts that the output has and that are not known yet; newer ones win."""
         there = set(files)
-        parts = sorted(path for path in there if path.startswith(f"{self.folder}/"))
-        wanted = [path for path in [self.path, *parts] if path in there and path not in self._read]
+        self.parts = sorted(path for path in there if path.startswith(f"{self.folder}/"))
+        wanted = [path for path in [self.path, *self.parts] if path in there and path not in self._read]
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for path, content in zip(wanted, pool.map(self.repo.read, wanted), strict=True):
                 self._read.add(path)
@@ -78,6 +79,12 @@ class Ledger:
         content = to_lines(receipts)
         name = hashlib.sha256(content).hexdigest()[:8]
         return {f"{self.folder}/{receipts[0].start:012d}-{name}.jsonl": content}
+
+    def rolled(self) -> Change:
+        """Return the change that puts one file in the place of all those that were loaded."""
+        content = to_lines(self.receipts)
+        path = f"{self.folder}/all-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"
+        return Change({path: content}, [part for part in self.parts if part != path])
 
     def whole(self) -> Mapping[str, bytes]:
         """Return the file of all receipts, which ends a dataset."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
 
+from hub.budget import COMMITS_PER_HOUR, COUNTED, PastCommit
 from hub.faults import diagnose
+from hub.handover import can_rebuild, rebuild
 from hub.pending import Entry
 from hub.repo import CommitError
 
@@ -23,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-COMMITS_PER_HOUR = 96.0  # of the 128 per repository and hour that a free account has: room for people and cards
+WRITER = re.compile(r"^stillroom-writer: (\S+)$", re.MULTILINE)  # in the description of our commits
+LOG_PAGE = 100  # commits per page of the history
 READ_TRIES = 8  # of a listing or a small file: about two minutes
 READ_SECONDS = 30.0  # the longest wait between two of them, but where the server names its own
 TIMEOUT = 75.0  # seconds per read or write on the line; the Hub gives a commit 60 s. The client's default is none
@@ -56,6 +63,7 @@ class HubRepo:
 
     def __init__(self, repo_id: str) -> None:
         set_timeouts()
+        self.takes_handover = can_rebuild()
         self.name = repo_id
         self.api = HfApi()
         self._operations: dict[str, CommitOperationAdd] = {}  # uploaded, by path in the repository
@@ -90,13 +98,15 @@ class HubRepo:
 
         return self._retry(listing)
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, revision: str | None = None) -> bytes | None:
         """See Repo. Read past the cache: the file may have changed a second ago."""
 
         def download() -> bytes | None:
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    local = self.api.hf_hub_download(self.name, path, repo_type="dataset", local_dir=folder)
+                    local = self.api.hf_hub_download(
+                        self.name, path, repo_type="dataset", revision=revision, local_dir=folder
+                    )
                 except LocalEntryNotFoundError:  # an EntryNotFoundError too, and it means that the Hub did not answer
                     raise
                 except EntryNotFoundError:
@@ -118,22 +128,64 @@ class HubRepo:
         with self._lock:
             self._operations.update({operation.path_in_repo: operation for operation in operations})
 
-    def commit(self, files: Mapping[str, Path | bytes], deletes: Sequence[str], message: str) -> None:
+    def commit(
+        self,
+        files: Mapping[str, Entry | bytes],
+        deletes: Sequence[str],
+        message: str,
+        *,
+        parent: str | None = None,
+        writer: str = "",
+    ) -> None:
         """See Repo. One attempt: whoever calls knows what to look at before the next."""
         operations: list[Any] = [CommitOperationDelete(path) for path in deletes]
-        for path, content in files.items():
-            with self._lock:
-                ready = self._operations.get(path)
-            operations.append(
-                ready or CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
-            )
+        operations += [self._operation(path, content) for path, content in files.items()]
+        description = f"stillroom-writer: {writer}" if writer else None
         try:
-            self.api.create_commit(self.name, operations, commit_message=message, repo_type="dataset")
+            self.api.create_commit(
+                self.name,
+                operations,
+                commit_message=message,
+                commit_description=description,
+                parent_commit=parent,
+                repo_type="dataset",
+            )
         except Exception as error:
             if diagnose(error).is_fatal:  # as a 400 where the server dropped bytes that waited too long
                 self._forget(files)
             raise
         self._forget(files)
+
+    def _operation(self, path: str, content: Entry | bytes) -> CommitOperationAdd:
+        if isinstance(content, bytes):
+            return CommitOperationAdd(path, content)
+        with self._lock:
+            ready = self._operations.get(path)
+        if ready is None and not self.takes_handover:
+            raise LookupError(f"{path} was not uploaded by this process")  # it is then uploaded again
+        return ready or rebuild(content)
+
+    def head(self) -> str | None:
+        """See Repo."""
+        return self._retry(lambda: next(self._log(1))).sha
+
+    def recent_commits(self) -> list[PastCommit]:
+        """See Repo. Ages are by the server's own clock."""
+        return self._retry(lambda: list(takewhile(lambda commit: commit.age < COUNTED, self._log(LOG_PAGE))))
+
+    def _log(self, limit: int) -> Iterator[PastCommit]:
+        """The history, newest first, page after page; the client's own call reads all of it."""
+        url: str | None = f"{self.api.endpoint}/api/datasets/{self.name}/commits/main?limit={limit}"
+        while url is not None:
+            response = get_session().get(url, headers=build_hf_headers())
+            hf_raise_for_status(response)
+            date = response.headers.get("Date")
+            now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+            for item in response.json():
+                made = datetime.fromisoformat(item["date"])
+                writer = WRITER.search(item.get("message") or "")
+                yield PastCommit(item["id"], max(0.0, (now - made).total_seconds()), writer[1] if writer else None)
+            url = response.links.get("next", {}).get("url")
 
     def _forget(self, paths: Iterable[str]) -> None:
         with self._lock:

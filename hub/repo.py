@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from hub.budget import PastCommit
 from hub.pending import Entry
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -18,17 +20,27 @@ class CommitError(RuntimeError):
     """The output cannot take what is pending, and waiting will not help. Everything finished stays in pending."""
 
 
+@dataclass(frozen=True)
+class Change:
+    """Small files to write and paths to delete; with `parent`, only if that is the newest revision when it lands."""
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    deletes: Sequence[str] = ()
+    parent: str | None = None
+
+
 class Repo(Protocol):
     """Where chunks go. Paths are relative, with forward slashes; a commit makes its files visible together."""
 
     name: str
     commits_per_hour: float | None  # what the output allows to all writers together; None: any number
+    takes_handover: bool  # whether a commit may name files that another machine has uploaded
 
     def list_files(self) -> dict[str, int]:
         """Return size in bytes by path, of all files, at the newest revision."""
 
-    def read(self, path: str) -> bytes | None:
-        """Return a small file's content; None where there is none."""
+    def read(self, path: str, revision: str | None = None) -> bytes | None:
+        """Return a small file's content, at the newest revision or a given one; None where there is none."""
 
     def open_file(self, path: str) -> BinaryIO:
         """Open a file to read parts of it.
@@ -37,11 +49,29 @@ class Repo(Protocol):
             OSError: it is not there, or the Hub does not answer.
         """
 
+    def head(self) -> str | None:
+        """Return the newest revision; None where the output keeps none."""
+
+    def recent_commits(self) -> list[PastCommit]:
+        """Return the commits of the last hour, newest first."""
+
     def upload(self, entries: Mapping[Path, Entry]) -> None:
         """Move bytes, by local path, ahead of the commit that shows them."""
 
-    def commit(self, files: Mapping[str, Path | bytes], deletes: Sequence[str], message: str) -> None:
-        """Show all files, and take the deleted ones away (a path that ends in / is a folder; none of `files` is in it)."""
+    def commit(
+        self,
+        files: Mapping[str, Entry | bytes],
+        deletes: Sequence[str],
+        message: str,
+        *,
+        parent: str | None = None,
+        writer: str = "",
+    ) -> None:
+        """Show all files, and take the deleted ones away (a path that ends in / is a folder; none of `files` is in it).
+
+        An Entry is a file that was uploaded before. With `parent`, the commit is refused unless that is the newest revision.
+        `writer` goes into the history, for other writers to see.
+        """
 
     def missing(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return those that the output does not hold with that size and content."""

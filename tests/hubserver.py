@@ -330,11 +330,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_log(self, repo: Repo, rev: str):
         page, history = int(self.query.get("p", ["0"])[0]), repo.history(rev)
+        limit = min(MAX_COMMITS_PAGE, int(self.query.get("limit", [MAX_COMMITS_PAGE])[0]))
         rows = [
-            {"id": c.oid, "title": c.message, "message": "", "authors": [{"user": USER}], "date": iso(c.time)}
-            for c in history[page * MAX_COMMITS_PAGE : (page + 1) * MAX_COMMITS_PAGE]
+            {
+                "id": c.oid,
+                "title": c.message,
+                "message": c.description,
+                "authors": [{"user": USER}],
+                "date": iso(c.time),
+            }
+            for c in history[page * limit : (page + 1) * limit]
         ]
-        more = (page + 1) * MAX_COMMITS_PAGE < len(history)
+        more = (page + 1) * limit < len(history)
         return rows, 200, self.next_page(p=str(page + 1)) if more else {}
 
     def do_branch(self, repo: Repo, rev: str):
@@ -575,7 +582,7 @@ class HubServer:
             tree, paths = apply_operations(repo, head, operations, self.store)
             self.sleep(self.commit_seconds)
             repo.recent.append(time.monotonic())
-            return repo.record(branch, tree, header.get("summary", ""), paths)
+            return repo.record(branch, tree, header.get("summary", ""), paths, header.get("description", ""))
         finally:
             repo.committing.release()
 

@@ -71,6 +71,7 @@ class Commit:
     message: str
     paths: tuple[str, ...]  # written or deleted by it
     tree: dict[str, FileInfo] = field(repr=False)  # every commit keeps its own, so a pinned reader is never torn
+    description: str = ""
 
 
 class Repo:
@@ -112,13 +113,15 @@ class Repo:
             commit = self.commits.get(commit.parent or "")
         return found
 
-    def record(self, branch: str, tree: dict[str, FileInfo], message: str, paths: tuple[str, ...]) -> Commit:
+    def record(
+        self, branch: str, tree: dict[str, FileInfo], message: str, paths: tuple[str, ...], description: str = ""
+    ) -> Commit:
         """Put a new head on `branch`; no parent if the branch has none yet."""
         with self.lock:
             parent = self.branches.get(branch)
             oid = hashlib.sha1(f"{self.id} {parent} {message} {os.urandom(8).hex()}".encode()).hexdigest()
             files = {path: info if info.commit else replace(info, commit=oid) for path, info in tree.items()}
-            self.commits[oid] = Commit(oid, parent, time.time(), message, paths, files)
+            self.commits[oid] = Commit(oid, parent, time.time(), message, paths, files, description)
             self.branches[branch] = oid
             return self.commits[oid]
 

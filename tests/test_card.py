@@ -47,7 +47,8 @@ def make(folder: Path, job: Job = JOB, units: int = 3, skipped: int = 1, done: i
         counts = {"rows": 5, "records": 5 - skipped, "skipped": skipped, "tokens": 50, "truncated": 0, "dimension": 8}
         counts |= {"skipped_empty_text": skipped} if skipped else {}
         receipts.append(pending.add(unit.start, unit.stop, tables, {"counts": counts}))
-        repo.commit({e.path: pending.files / e.path for e in receipts[-1].files}, [], "")
+        repo.upload({pending.files / e.path: e for e in receipts[-1].files})
+        repo.commit({e.path: e for e in receipts[-1].files}, [], "")
     return Card(job, ["id", "messages"], 5 * units, units, receipts)
 
 

@@ -22,12 +22,20 @@ def local(tmp_path):
     return path
 
 
+ENTRY = Entry("data/a.parquet", 5, "")
+
+
+def put(repo: FolderRepo, local, files=None) -> None:
+    repo.upload({local: ENTRY})
+    repo.commit({ENTRY.path: ENTRY} | (files or {}), [], "")
+
+
 def hidden(repo: FolderRepo) -> list[str]:
     return [p.name for p in repo.folder.rglob(".*")]
 
 
 def test_a_commit_links_and_keeps_the_pending_file(repo, local):
-    repo.commit({"data/a.parquet": local, "README.md": b"# x"}, [], "")
+    put(repo, local, {"README.md": b"# x"})
     assert (repo.folder / "data/a.parquet").samefile(local)
     assert repo.list_files() == {"data/a.parquet": 5, "README.md": 3}
     local.unlink()
@@ -38,7 +46,7 @@ def test_a_commit_links_and_keeps_the_pending_file(repo, local):
 def test_a_commit_that_is_repeated_leaves_no_temporary_file(repo, local):
     """Renaming one link of a file onto another does nothing and says nothing: the temporary link would stay."""
     for _ in range(2):
-        repo.commit({"data/a.parquet": local}, [], "")
+        put(repo, local)
     assert hidden(repo) == []
 
 
@@ -50,7 +58,7 @@ def test_another_disk_gets_a_copy(repo, local, monkeypatch, number):
     monkeypatch.setattr(os, "link", refuse)
     for content in (b"chunk", b"other chunk"):
         write_whole(local, content)
-        repo.commit({"data/a.parquet": local}, [], "")
+        put(repo, local)
         assert repo.read("data/a.parquet") == content
     assert not (repo.folder / "data/a.parquet").samefile(local)
     assert hidden(repo) == []
@@ -63,7 +71,7 @@ def test_a_full_disk_is_one_clear_error(repo, local, monkeypatch):
     monkeypatch.setattr(os, "link", full)
     monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(CommitError, match=r"No space left on device.*chunks stay in the cache"):
-        repo.commit({"data/a.parquet": local}, [], "")
+        put(repo, local)
     assert local.exists()
     assert repo.list_files() == {} and hidden(repo) == []
 
@@ -71,15 +79,16 @@ def test_a_full_disk_is_one_clear_error(repo, local, monkeypatch):
 def test_files_appear_in_the_order_given_and_deletes_come_last(repo, local):
     """A kill between two steps must leave a dataset that can be gone on with: the new file first, then the old ones."""
     repo.commit({"receipts/1": b"1", "receipts/2": b"2"}, [], "")
+    repo.upload({local.with_name("absent"): ENTRY})
     with pytest.raises(CommitError):
-        repo.commit({"first": b"1", "gone": local.with_name("absent"), "never": b"2"}, ["receipts/"], "")
+        repo.commit({"first": b"1", ENTRY.path: ENTRY, "never": b"2"}, ["receipts/"], "")
     assert set(repo.list_files()) == {"receipts/1", "receipts/2", "first"}
     repo.commit({"ledger": b"12"}, ["receipts/", "first", "absent", "absent/"], "")
     assert set(repo.list_files()) == {"ledger"}
 
 
 def test_missing(repo, local):
-    repo.commit({"data/a.parquet": local}, [], "")
+    put(repo, local)
     there, short = Entry("data/a.parquet", 5, ""), Entry("data/a.parquet", 6, "")
     assert repo.missing([there, short, Entry("b", 1, "")]) == [short, Entry("b", 1, "")]
 

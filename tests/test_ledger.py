@@ -68,7 +68,8 @@ def test_finished_units(repo, tmp_path):
     def put(folder: str, start: int, records: int):
         path = f"{folder}/train/0000/{start:012d}-{start + 5:012d}.parquet"
         added = pending.add(start, start + 5, {path: table(1)}, {"counts": {"records": records}})
-        repo.commit({entry.path: pending.files / entry.path for entry in added.files}, [], "")
+        repo.upload({pending.files / entry.path: entry for entry in added.files})
+        repo.commit({entry.path: entry for entry in added.files}, [], "")
 
     put("data", 0, 5)
     put("skipped", 5, 0)

@@ -112,13 +112,13 @@ def test_bytes_go_once(hub, repo, chunk):
     assert repo.missing([entry]) == [entry]
     repo.upload({path: entry})
     assert repo.missing([entry]) == [entry]
-    repo.commit({entry.path: path, "README.md": b"# x"}, [], "Add")
+    repo.commit({entry.path: entry, "README.md": b"# x"}, [], "Add")
     assert repo.missing([entry]) == []
     assert (hub.count("upload"), hub.count("preupload"), hub.count("commit")) == (1, 2, 1)
     assert hub.commits(REPO)[-1].message == "Add"
 
     repo.upload({path: entry})
-    repo.commit({entry.path: path}, [], "Add it again")
+    repo.commit({entry.path: entry}, [], "Add it again")
     assert (hub.count("upload"), hub.count("commit")) == (1, 1)
 
 
@@ -128,8 +128,8 @@ def test_a_refused_commit_can_be_repeated(hub, repo, chunk):
     for fault in ("409", "500", "landed_500"):
         hub.faults.next("commit", [fault])
         with pytest.raises(Exception, match=r"409|500"):
-            repo.commit({entry.path: path}, [], "Add")
-    repo.commit({entry.path: path}, [], "Add")
+            repo.commit({entry.path: entry}, [], "Add")
+    repo.commit({entry.path: entry}, [], "Add")
     assert hub.count("upload") == 1
     assert repo.missing([entry]) == []
 
@@ -140,9 +140,34 @@ def test_bytes_that_the_server_has_dropped_go_again(hub, repo, chunk):
     repo.upload({path: entry})
     hub.store.repo(REPO).lfs.clear()
     with pytest.raises(Exception, match="does not exist"):
-        repo.commit({entry.path: path}, [], "Add")
-    repo.commit({entry.path: path}, [], "Add")
+        repo.commit({entry.path: entry}, [], "Add")
+    with pytest.raises(Exception, match="does not exist"):
+        repo.commit({entry.path: entry}, [], "Add")
+    repo.upload({path: entry})
+    repo.commit({entry.path: entry}, [], "Add")
     assert repo.missing([entry]) == []
+
+
+def test_the_history_of_the_last_hour(hub, repo, monkeypatch):
+    """By the server's own clock, across pages, with the writer that each commit names."""
+    monkeypatch.setattr(remote, "LOG_PAGE", 2)
+    for number in range(5):
+        repo.commit({f"{number}": b"%d" % number}, [], "Add", writer=f"me-{number}")
+    first = hub.store.repo(REPO).history("main")[-1]  # the Hub's own
+    object.__setattr__(first, "time", first.time - 3601)
+    hub.write(REPO, {"README.md": b"by hand"})
+    hub.faults.next("log", ["500", "429"])
+    commits = repo.recent_commits()
+    assert [commit.writer for commit in commits] == [None, "me-4", "me-3", "me-2", "me-1", "me-0"]
+    assert commits[0].sha == repo.head() and all(commit.age < 60 for commit in commits)
+
+
+def test_a_parent_that_is_not_the_newest_is_refused(hub, repo):
+    parent = repo.head()
+    hub.write(REPO, {"README.md": b"by hand"})
+    with pytest.raises(Exception, match="412"):
+        repo.commit({"a": b"1"}, [], "Add", parent=parent)
+    assert repo.read("README.md", parent) is None and repo.read("README.md", repo.head()) == b"by hand"
 
 
 def test_missing_compares_the_content(hub, repo, chunk):

@@ -1,0 +1,71 @@
+"""The card in the output: kept current while the dataset grows, completed when it is whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from builders.job import Job
+from builders.layout import Layout
+from cards.card import Card
+from hub.ledger import Ledger
+from hub.pending import Receipt
+from hub.repo import Change, Repo, is_folder
+
+CARD_SECONDS = 600.0  # between cards of a growing dataset: each makes the viewer start again
+MAX_PARTS = 64  # files of receipts; a day of 96 commits an hour would leave 2,304 to read
+
+
+class CardWriter:
+    """Makes README.md from the receipts that the output holds, over the one that it has: a person's own words stay.
+
+    Every change names the revision that it was made from, so that an edit made meanwhile is never overwritten.
+    """
+
+    def __init__(
+        self,
+        repo: Repo,
+        job: Job,
+        source_columns: Sequence[str],
+        num_rows: int,
+        num_units: int,
+        num_jobs: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.repo, self.job, self.source_columns = repo, job, source_columns
+        self.num_rows, self.num_units = num_rows, num_units
+        self.clock = clock
+        self.every = CARD_SECONDS * num_jobs
+        layout = Layout.of(job)
+        self.ledger = Ledger(repo, layout.receipts, layout.ledger)
+        self._next = clock()
+        self._with_card = set[int]()  # starts of the units of the last commit that had a card
+
+    @property
+    def load_name(self) -> str:
+        """What `load_dataset` takes."""
+        return str(self.job.output) if is_folder(str(self.job.output)) else self.repo.name
+
+    def growing(self, receipts: Sequence[Receipt]) -> Change | None:
+        """Return the card to go with some units, at most every ten minutes."""
+        starts = {receipt.start for receipt in receipts}
+        # a unit that comes again was not committed, nor was its card
+        if self.clock() < self._next and not starts & self._with_card:
+            return None
+        parent = self.repo.head()
+        self.ledger.load(self.repo.list_files())
+        self.ledger.add(receipts)
+        self._next, self._with_card = self.clock() + self.every, starts
+        rolled = self.ledger.rolled() if len(self.ledger.parts) > MAX_PARTS else Change()
+        return Change({**rolled.files, "README.md": self._card(parent, is_complete=False)}, rolled.deletes, parent)
+
+    def final(self, parent: str | None) -> Change:
+        """Return the change that completes the dataset: the card, then the ledger, which is the sign that it is complete."""
+        self.ledger.load(self.repo.list_files())
+        files = {"README.md": self._card(parent, is_complete=True), **self.ledger.whole()}
+        return Change(files, [f"{self.ledger.folder}/"], parent)
+
+    def _card(self, parent: str | None, *, is_complete: bool) -> bytes:
+        card = Card(self.job, self.source_columns, self.num_rows, self.num_units, self.ledger.receipts)
+        existing = (self.repo.read("README.md", parent) or b"").decode()
+        return card.render(existing, name=self.load_name, is_complete=is_complete).encode()
