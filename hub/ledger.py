@@ -83,7 +83,7 @@ class Ledger:
     def rolled(self) -> Change:
         """Return the change that puts one file in the place of all those that were loaded."""
         content = to_lines(self.receipts)
-        path = f"{self.folder}/all-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"
+        path = f"{self.folder}/0-rolled-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"  # first: newer parts win
         return Change({path: content}, [part for part in self.parts if part != path])
 
     def whole(self) -> Mapping[str, bytes]:

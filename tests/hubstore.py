@@ -264,7 +264,7 @@ class Store:
 # The server's own kinds of request, and three that cut across them.
 KINDS = {"whoami", "yaml", "create", "delete", "info", "tree", "paths", "preupload", "commit", "refs", "log", "branch"}
 KINDS |= {"tag", "squash", "batch", "upload", "verify", "resolve"} | {"page", "api", "any"}
-ACTIONS = ("ok", "drop", "hang", "slow", "409", "412", "429", "500", "502", "503", "504")
+ACTIONS = ("ok", "drop", "hang", "slow", "409", "412", "429", "500", "502", "503", "504", "quota")
 # A first tree page is retried like any request; what breaks clients is the page in the middle of an iteration.
 # "any" is every request but file reads, which datasets and pyarrow retry by their own rules.
 SHORT_NAMES = {
@@ -342,5 +342,7 @@ class Faults:
             bucket = f'"api";r=0;t={self.reset_seconds}'
             policy = {"RateLimit-Policy": SPENT_HEADERS["RateLimit-Policy"]}
             return HubError(429, "We had to rate limit you.", headers={"RateLimit": bucket} | policy)
+        if action == "quota":
+            return HubError(403, "Private repository storage limit reached, please upgrade your plan")
         words = {"409": BUSY, "412": STALE, "500": "Internal Error", "502": "Bad Gateway", "504": "Gateway Timeout"}
         return HubError(int(action), words.get(action, "maximum queue size reached"))

@@ -26,6 +26,7 @@ class Bench:
 
     root: Path
     hub: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)  # other variables of the environment
     cache_number: int = 0
 
     @property
@@ -38,7 +39,8 @@ class Bench:
         """Environment of a run: no PYTHONPATH, which would hide a broken bootstrap."""
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith(("HF_", "STILLROOM_"))}
         paths = {"STILLROOM_CACHE": str(self.cache), "HF_HOME": str(self.root / "hf")}
-        return kept | paths | {"HF_HUB_OFFLINE": "1"} | self.hub | ({"HF_HUB_OFFLINE": "0"} if self.hub else {})
+        offline = {"HF_HUB_OFFLINE": "0" if self.hub else "1"}
+        return kept | paths | self.hub | offline | self.options
 
     @property
     def log(self) -> Path:

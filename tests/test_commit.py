@@ -171,17 +171,22 @@ def test_a_busy_repository_costs_no_budget(hub, repo, pending):  # noqa: F811
     assert uploader.outbox.committer.budget.num_left == 1, "of three, with the Hub's own first one"
 
 
-@pytest.mark.parametrize("harm", ["token", "deleted"])
-def test_what_cannot_heal_ends_with_everything_in_pending(hub, repo, pending, harm):  # noqa: F811
+@pytest.mark.parametrize(
+    ("harm", "advice"),
+    [("token", "hf auth login"), ("deleted", "not there"), ("quota", "quota of the account is full.*free space")],
+)
+def test_what_cannot_heal_ends_with_everything_in_pending(hub, repo, pending, harm, advice):  # noqa: F811
     fill(pending, 0)
     with uploader_of(repo, pending) as uploader:
         wait_until(lambda: not pending.num_units)
         if harm == "token":
             hub.token = "hf_another"
+        elif harm == "quota":
+            hub.faults.next("commit", ["quota"] * 100)
         else:
             del hub.store.repos[REPO]
         fill(pending, 1, 2)
-        with pytest.raises(CommitError, match="stay in the cache"):
+        with pytest.raises(CommitError, match=f"{advice}.*stay in the cache"):
             uploader.drain(lambda: 20)
         with pytest.raises(CommitError):
             uploader.check()
@@ -264,6 +269,17 @@ def test_two_uploaders_of_one_repository(hub, pending, tmp_path):  # noqa: F811
     ):
         assert one.drain(lambda: 20) and two.drain(lambda: 20)
     assert held(hub) == {path_of(n) for n in range(10)}
+
+
+def test_somebody_elses_commits_in_between(hub, repo, pending):  # noqa: F811
+    """Data is sent without a parent: its paths belong to nobody else."""
+    fill(pending, 0)
+    with uploader_of(repo, pending, 96) as uploader:
+        wait_until(lambda: not pending.num_units)
+        hub.write(REPO, {"notes.md": b"by hand"})
+        fill(pending, 1)
+        assert uploader.drain(lambda: 20)
+    assert held(hub) == {path_of(0), path_of(1)} and uploader.patience.faults == {}
 
 
 def test_a_folder(pending, tmp_path):

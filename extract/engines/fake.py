@@ -13,6 +13,7 @@ from extract.batching import TokenBudget
 from extract.sample import Batch, Sample
 
 SECONDS_PER_BATCH = "STILLROOM_FAKE_SECONDS_PER_BATCH"  # stands for the work of a device
+LOG = "STILLROOM_FAKE_LOG"  # file that gets a line for each batch, once it is computed: first row of the unit, samples
 
 
 class FakeEngine:
@@ -23,6 +24,7 @@ class FakeEngine:
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         self.seconds = float(os.environ.get(SECONDS_PER_BATCH, "0"))
+        self.log = os.environ.get(LOG)
 
     def embed(
         self, batches: Iterable[Batch], budget: TokenBudget
@@ -31,6 +33,9 @@ class FakeEngine:
         for batch in batches:
             if batch.samples and self.seconds:
                 time.sleep(self.seconds)
+            if batch.samples and self.log:
+                with open(self.log, "a") as log:
+                    log.write(f"{batch.work.unit.start} {len(batch.samples)}\n")
             vectors = [self._vector(sample) for sample in batch.samples]
             yield batch, np.array(vectors, np.float32).reshape(len(vectors), self.dimension), batch.num_tokens
 
