@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from hub.pending import Entry
 
@@ -27,15 +27,18 @@ class Repo(Protocol):
     def list_files(self) -> dict[str, int]:
         """Return size in bytes by path, of all files, at the newest revision."""
 
-    def read(self, path: str) -> bytes | None:
-        """Return a small file's content; None where there is none."""
+    def list_entries(self) -> dict[str, Entry]:
+        """The same with SHA-256, which is empty where only reading the file would tell it."""
 
-    def open_file(self, path: str) -> BinaryIO:
-        """Open a file to read parts of it.
+    def read(self, path: str) -> bytes | None:
+        """Return a file's content; None where there is none.
 
         Raises:
-            OSError: it is not there, or the Hub does not answer.
+            OSError, RuntimeError: no answer after many tries: that says nothing of the file.
         """
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes | None:
+        """Return bytes `[start, stop)` of a file, fewer at its end; None where there is none. Raises as `read`."""
 
     def upload(self, entries: Mapping[Path, Entry]) -> None:
         """Move bytes, by local path, ahead of the commit that shows them."""
