@@ -162,12 +162,12 @@ def run_command(runner: Runner | None, preset: str | None, job_file: Path | None
 @click.command("verify", cls=RunCommand, context_settings={"max_content_width": 100})
 @click.argument("output")
 @click.option("--config-name", default="default", help="configuration within the output [default]")
-@click.option("--split", default="train", help="split [train]")
+@click.option("--split", help="split [the one that the output's job makes]")
 @click.option("--deep", is_flag=True, help="read all data, not only the footers [off]")
 @click.option("--repair", is_flag=True, help="take damaged units out and compute them again, and no others [off]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object with all problems [off]")
 @click.option("--cache-dir", help="folder of unfinished and pending work [$STILLROOM_CACHE or ~/.cache/stillroom]")
-def verify_command(output: str, config_name: str, split: str, cache_dir: str | None, **flags: bool) -> None:
+def verify_command(output: str, config_name: str, split: str | None, cache_dir: str | None, **flags: bool) -> None:
     r"""Prove a dataset against its source: every unit once, every file whole, every row accounted for.
 
     On the Hub a proof reads the file list, the receipts and one range of each chunk; with --deep, each chunk once.
@@ -183,7 +183,7 @@ def verify_command(output: str, config_name: str, split: str, cache_dir: str | N
 
 
 def _verify(
-    output: str, config_name: str, split: str, settings: Settings, *, deep: bool, repair: bool, as_json: bool
+    output: str, config_name: str, split: str | None, settings: Settings, *, deep: bool, repair: bool, as_json: bool
 ) -> int:
     from extract.verify import mend, verify
 

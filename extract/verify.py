@@ -100,20 +100,22 @@ class Proof:
     report: Report
 
 
-def verify(output: str, config_name: str, split: str, settings: Settings, *, deep: bool) -> Proof:
+def verify(output: str, config_name: str, split: str | None, settings: Settings, *, deep: bool) -> Proof:
     """Prove an output against its source.
 
     Raises:
-        ConfigError: the output holds no job, or its source has changed.
+        ConfigError: the output holds no job, or one of another split, or its source has changed.
         OSError, RuntimeError: the output or the source does not answer.
     """
     repo, revision = open_pinned(output)
-    layout = Layout(config_name, split)
-    job = read_job(repo, layout)
+    job = read_job(repo, Layout(config_name))
     if job is None:
         raise ConfigError(
-            f"{repo.name} has no {layout.job}: it was not made by stillroom, or is another --config-name"
+            f"{repo.name} has no {Layout(config_name).job}: it was not made by stillroom, or is another --config-name"
         )
+    if split not in (None, job.split):
+        raise ConfigError(f"--split is {split!r}: the job of {repo.name} makes {job.split!r}")
+    layout = Layout.of(job)
     source = open_source(job, settings.cache)
     if source.revision != job.revision:
         raise ConfigError(f"--source {source.name} has changed: it is {source.revision}, and was {job.revision}")

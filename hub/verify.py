@@ -87,7 +87,8 @@ class Verifier:
         schemas = [self._schema([(unit, unit.paths[kind]) for unit in units], fitting) for kind in (0, 1)]
         with ThreadPoolExecutor(DEEP_THREADS if self.deep else READ_THREADS) as pool:
             for found in pool.map(lambda unit: list(self._unit(unit, schemas, fitting.get(unit.start))), units):
-                yield from found
+                # the receipt of a unit that is computed again is written with it
+                yield from [problem for problem in found if problem.repair == "compute"] or found
 
     def fitting_receipts(self, units: Iterable[PlannedUnit]) -> dict[int, Receipt]:
         """Return the receipts that are of a unit of the plan, by its start."""
