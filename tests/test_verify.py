@@ -19,13 +19,19 @@ from tests.runs import MINILM
 ROWS, CHUNK_ROWS = 400, 100
 
 
+def write_source(path: Path) -> Path:
+    """Chats of which one, in the last unit, gives no record."""
+    rows = pq.read_table(write_demo(path, num_rows=ROWS)).to_pylist()
+    rows[350]["messages"] = []
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A complete dataset in a folder, with one skipped row in its last unit."""
     folder = tmp_path_factory.mktemp("built")
-    rows = pq.read_table(write_demo(folder / "chat.parquet", num_rows=ROWS)).to_pylist()
-    rows[350]["messages"] = []
-    pq.write_table(pa.Table.from_pylist(rows), folder / "chat.parquet")
+    write_source(folder / "chat.parquet")
     assert run(folder, "run", "--source", str(folder / "chat.parquet"), *job(folder)).exit_code == 0
     return folder
 
@@ -119,39 +125,71 @@ def spoil(line: dict, **other: object) -> None:
     line["files"][-1] |= other
 
 
-# What is done to a dataset of units 0 to 3, and which units are to be mended, how.
+# What is done to a dataset of units 0 to 3, which units are to be mended, how, and what a deep proof says of it.
 DAMAGE = {
-    "foreign file": (lambda d: (d / "data/train/notes.txt").write_text("mine"), {(None, "delete")}),
-    "missing": (lambda d: chunk(d, 1).unlink(), {(1, "compute")}),
-    "truncated": (lambda d: chunk(d, 1).write_bytes(chunk(d, 1).read_bytes()[:-500]), {(1, "compute")}),
-    "bit flip": (lambda d: flip_bit(chunk(d, 2)), {(2, "compute")}),
-    "swapped": (lambda d: swap(chunk(d, 0), chunk(d, 1)), {(0, "compute"), (1, "compute")}),
-    "another job": (lambda d: other_job(chunk(d, 0)), {(0, "compute")}),
+    "foreign file": (
+        lambda d: (d / "data/train/notes.txt").write_text("mine"),
+        {(None, "delete")},
+        "no unit of the plan",
+    ),
+    "missing": (lambda d: chunk(d, 1).unlink(), {(1, "compute")}, "missing"),
+    "truncated": (
+        lambda d: chunk(d, 1).write_bytes(chunk(d, 1).read_bytes()[:-500]),
+        {(1, "compute")},
+        "cannot be read",
+    ),
+    "bit flip": (lambda d: flip_bit(chunk(d, 2)), {(2, "compute")}, "SHA-256 differs"),
+    "swapped": (lambda d: swap(chunk(d, 0), chunk(d, 1)), {(0, "compute"), (1, "compute")}, "the wrong place"),
+    "another job": (lambda d: other_job(chunk(d, 0)), {(0, "compute")}, "another job"),
     "doubled row": (
         lambda d: rewrite(chunk(d, 0), lambda t: pa.concat_tables([t.slice(0, 99), t.slice(0, 1)])),
         {(0, "compute")},
+        "each once",
     ),
-    "not finite": (lambda d: rewrite(chunk(d, 0), vectors(put_nan)), {(0, "compute")}),
-    "not of length 1": (lambda d: rewrite(chunk(d, 3), vectors(scale)), {(3, "compute")}),
-    "other columns": (lambda d: rewrite(chunk(d, 2), other_columns), {(2, "compute")}),
-    "other columns in the first chunk": (lambda d: rewrite(chunk(d, 0), other_columns), {(0, "compute")}),
-    "lost skipped rows": (lambda d: shutil.rmtree(d / "skipped"), {(3, "compute")}),
+    "not finite": (lambda d: rewrite(chunk(d, 0), vectors(put_nan)), {(0, "compute")}, "not finite"),
+    "not of length 1": (lambda d: rewrite(chunk(d, 3), vectors(scale)), {(3, "compute")}, "not of length 1"),
+    "other columns": (lambda d: rewrite(chunk(d, 2), other_columns), {(2, "compute")}, "other columns"),
+    "other columns in the first chunk": (
+        lambda d: rewrite(chunk(d, 0), other_columns),
+        {(0, "compute")},
+        "other columns",
+    ),
+    "lost skipped rows": (lambda d: shutil.rmtree(d / "skipped"), {(3, "compute")}, "missing"),
     "doubled range": (
         lambda d: shutil.copy(chunk(d, 0), chunk(d, 0).with_name("000000000050-000000000150.parquet")),
         {(None, "delete")},
+        "no unit of the plan",
     ),
-    "doubled range in another's place": (lambda d: shutil.copy(chunk(d, 0), chunk(d, 1)), {(1, "compute")}),
-    "lost receipt": (lambda d: ledger(d, lambda lines: lines.pop(3)), {(3, "receipt")}),
-    "lost ledger": (lambda d: (d / "_stillroom/ledger.jsonl").unlink(), {(n, "receipt") for n in range(4)}),
-    "receipt of another size": (lambda d: ledger(d, lambda lines: spoil(lines[1], size=9)), {(1, "compute")}),
+    "doubled range in another's place": (
+        lambda d: shutil.copy(chunk(d, 0), chunk(d, 1)),
+        {(1, "compute")},
+        "holds rows 0-100",
+    ),
+    "lost receipt": (lambda d: ledger(d, lambda lines: lines.pop(3)), {(3, "receipt")}, "no receipt"),
+    "lost ledger": (
+        lambda d: (d / "_stillroom/ledger.jsonl").unlink(),
+        {(n, "receipt") for n in range(4)},
+        "no receipt",
+    ),
+    "receipt of another size": (
+        lambda d: ledger(d, lambda lines: spoil(lines[1], size=9)),
+        {(1, "compute")},
+        "its size differs",
+    ),
     "receipt of another hash": (
         lambda d: ledger(d, lambda lines: spoil(lines[1], sha256="0" * 64)),
         {(1, "compute")},
+        "its SHA-256 differs",
     ),
-    "receipt of other counts": (lambda d: ledger(d, lambda lines: lines[1]["counts"].clear()), {(1, "receipt")}),
+    "receipt of other counts": (
+        lambda d: ledger(d, lambda lines: lines[1]["counts"].clear()),
+        {(1, "receipt")},
+        "other counts",
+    ),
     "receipt of no unit": (
         lambda d: ledger(d, lambda lines: lines.append(lines[0] | {"start": 50, "stop": 150})),
         {(None, "receipt")},
+        "names rows 50-150",
     ),
 }
 
@@ -168,10 +206,11 @@ def test_an_undamaged_dataset_is_proved(dataset: Path) -> None:
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_found_and_repaired_alone(name: str, dataset: Path) -> None:
-    damage, expected = DAMAGE[name]
+    damage, expected, words = DAMAGE[name]
     damage(dataset)
     problems = verify(dataset, "--deep")
     assert {(problem["unit"], problem["repair"]) for problem in problems} == expected, problems
+    assert any(words in problem["what"] for problem in problems), problems
 
     computed = {number for number, repair in expected if repair == "compute"}
     untouched = {
