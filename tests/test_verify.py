@@ -155,6 +155,11 @@ DAMAGE = {
         "other columns",
     ),
     "lost skipped rows": (lambda d: shutil.rmtree(d / "skipped"), {(3, "compute")}, "missing"),
+    "lost skipped rows and their receipt": (
+        lambda d: (shutil.rmtree(d / "skipped"), ledger(d, lambda lines: lines.pop(3))),
+        {(3, "compute")},
+        "missing",
+    ),
     "doubled range": (
         lambda d: shutil.copy(chunk(d, 0), chunk(d, 0).with_name("000000000050-000000000150.parquet")),
         {(None, "delete")},
