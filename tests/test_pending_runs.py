@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from extract import stop
+from extract.versions import VERSIONS
 from tests.hubserver import HubServer
 from tests.hubstore import Faults
 from tests.runs import MINILM, read_vectors, use_hub
@@ -135,11 +136,16 @@ def test_those_of_another_job_index_stay_where_they_are(hub: HubServer, machine:
     assert machine.pending() == {} and machine.proves("tester/x")
 
 
-def test_those_that_the_hub_has_already_are_dropped(hub: HubServer, machine: Machine) -> None:
-    """Another machine has computed the same units meanwhile: theirs stay."""
+def test_those_that_the_hub_has_already_are_dropped(
+    hub: HubServer, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine, with other versions in its chunks' metadata, has computed the same units meanwhile: they stay."""
     machine.run_without_commits(hub, "tester/x")
     there = Machine(machine.root / "there", machine.source)
+    python = VERSIONS["python"]
+    monkeypatch.setitem(VERSIONS, "python", "3.12.0")
     there.run("tester/x", "--num-jobs", "2", "--job-index", "0")
+    monkeypatch.setitem(VERSIONS, "python", python)
     before = {path: file.oid for path, file in hub.files("tester/x").items() if path.endswith(".parquet")}
     uploads = len(hub.commits("tester/x"))
     machine.run("tester/x")
