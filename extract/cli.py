@@ -168,7 +168,7 @@ def run_command(runner: Runner | None, preset: str | None, job_file: Path | None
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object with all problems [off]")
 @click.option("--cache-dir", help="folder of unfinished and pending work [$STILLROOM_CACHE or ~/.cache/stillroom]")
 def verify_command(output: str, config_name: str, split: str | None, cache_dir: str | None, **flags: bool) -> None:
-    r"""Prove a dataset against its source: every unit once, every file whole, every row accounted for.
+    """Prove a dataset against its source: every unit once, every file whole, every row accounted for.
 
     On the Hub a proof reads the file list, the receipts and one range of each chunk; with --deep, each chunk once.
 
@@ -176,7 +176,7 @@ def verify_command(output: str, config_name: str, split: str | None, cache_dir: 
     Exit code 0  complete, and nothing is wrong (or --repair has mended it)
               1  something is wrong, or units are missing: run again with --resume
               2  it cannot be told: no such output, no job in it, a wrong option, or no answer from the Hub
-    """
+    """  # noqa: D301  # \b is click's mark of lines that it must not join
     set_up_logging(is_debug=False)
     settings = Settings(resume=True, cache_dir=cache_dir)
     sys.exit(guarded(lambda: _verify(output, config_name, split, settings, **flags)))

@@ -121,10 +121,20 @@ def verify(output: str, config_name: str, split: str | None, settings: Settings,
         raise ConfigError(f"--source {source.name} has changed: it is {source.revision}, and was {job.revision}")
     selection = select(job, source)
     units = plan(job, layout, selection)
+    verifier = hold(repo, job, layout, deep=deep)
+    missing = [Missing(unit.number, unit.start, unit.stop) for unit in verifier.absent(units)]
+    problems = list(verifier.problems(units))
+    is_complete = verifier.is_finished and not missing
+    report = Report(repo.name, revision, len(units), selection.num_rows, deep, is_complete, missing, problems)
+    return Proof(replace(job, output=output), layout, units, verifier, report)
+
+
+def hold(repo: Repo, job: Job, layout: Layout, *, deep: bool) -> Verifier:
+    """Read the file list and the receipts of an output, to hold its chunks against."""
     files = repo.list_entries()
     ledger = Ledger(repo, layout.receipts, layout.ledger)
     ledger.load(files)
-    verifier = Verifier(
+    return Verifier(
         repo,
         files,
         [f"{folder}/{layout.split}" for folder in (layout.data, layout.skipped)],
@@ -135,11 +145,6 @@ def verify(output: str, config_name: str, split: str | None, settings: Settings,
         layout.ledger in files,
         deep,
     )
-    missing = [Missing(unit.number, unit.start, unit.stop) for unit in verifier.absent(units)]
-    problems = list(verifier.problems(units))
-    is_complete = verifier.is_finished and not missing
-    report = Report(repo.name, revision, len(units), selection.num_rows, deep, is_complete, missing, problems)
-    return Proof(replace(job, output=output), layout, units, verifier, report)
 
 
 def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:

@@ -205,6 +205,12 @@ def test_a_proof_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
+def test_the_help_has_a_line_for_each_exit_code(tmp_path: Path) -> None:
+    lines = [line.split(maxsplit=3) for line in run(tmp_path, "verify", "--help").output.splitlines()]
+    start = next(n for n, words in enumerate(lines) if words[:3] == ["Exit", "code", "0"])
+    assert [words[0] for words in lines[start + 1 : start + 3]] == ["1", "2"]
+
+
 def test_an_undamaged_dataset_is_proved(dataset: Path) -> None:
     assert verify(dataset) == verify(dataset, "--deep") == []
 
