@@ -6,15 +6,18 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import Field
+from dataclasses import Field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from builders.job import Job, job_from_dict, preset_names, read_preset, read_toml
 from builders.options import ConfigError, from_mapping, option_fields, value_type
 from extract.settings import Settings
+
+if TYPE_CHECKING:
+    from extract.verify import Proof
 
 Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py is the script, so that it loads once
 
@@ -156,40 +159,52 @@ def run_command(runner: Runner | None, preset: str | None, job_file: Path | None
     sys.exit(guarded(lambda: execute(runner, preset, job_file, flags)))
 
 
-@click.command("verify")
+@click.command("verify", cls=RunCommand, context_settings={"max_content_width": 100})
 @click.argument("output")
 @click.option("--config-name", default="default", help="configuration within the output [default]")
-@click.option("--split", default="train", help="split [train]")
+@click.option("--split", help="split [the one that the output's job makes]")
 @click.option("--deep", is_flag=True, help="read all data, not only the footers [off]")
-@click.option("--repair", is_flag=True, help="take damaged units out and compute them again [off]")
-@click.option("--json", "as_json", is_flag=True, help="print all problems as JSON [off]")
+@click.option("--repair", is_flag=True, help="take damaged units out and compute them again, and no others [off]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object with all problems [off]")
 @click.option("--cache-dir", help="folder of unfinished and pending work [$STILLROOM_CACHE or ~/.cache/stillroom]")
-def verify_command(output: str, config_name: str, split: str, cache_dir: str | None, **flags: bool) -> None:
+def verify_command(output: str, config_name: str, split: str | None, cache_dir: str | None, **flags: bool) -> None:
     """Prove a dataset against its source: every unit once, every file whole, every row accounted for.
 
-    Exit code 0 where nothing is wrong, 1 where something is, 2 where it cannot be told.
-    """
+    On the Hub a proof reads the file list, the receipts and one range of each chunk; with --deep, each chunk once.
+
+    \b
+    Exit code 0  complete, and nothing is wrong (or --repair has mended it)
+              1  something is wrong, or units are missing: run again with --resume
+              2  it cannot be told: no such output, no job in it, a wrong option, or no answer from the Hub
+    """  # noqa: D301  # \b is click's mark of lines that it must not join
     set_up_logging(is_debug=False)
     settings = Settings(resume=True, cache_dir=cache_dir)
     sys.exit(guarded(lambda: _verify(output, config_name, split, settings, **flags)))
 
 
 def _verify(
-    output: str, config_name: str, split: str, settings: Settings, *, deep: bool, repair: bool, as_json: bool
+    output: str, config_name: str, split: str | None, settings: Settings, *, deep: bool, repair: bool, as_json: bool
 ) -> int:
-    from extract.verify import remove_damaged, verify
+    from extract.verify import mend, verify
 
-    job, report = verify(output, config_name, split, settings, deep=deep)
+    def prove() -> Proof:
+        try:
+            return verify(output, config_name, split, settings, deep=deep)
+        except (RuntimeError, OSError) as error:  # a fault of the line says nothing of the dataset
+            raise ConfigError(f"{output} cannot be verified: {error}") from error
+
+    proof = prove()
+    found, report = proof.report.problems, proof.report
+    if found and repair:
+        if not as_json:
+            click.echo(str(report))
+        if mend(proof):
+            from extract.run import run
+
+            run(proof.job, settings)
+        report = replace(prove().report, repaired=found)
     click.echo(report.to_json() if as_json else str(report))
-    if not report.problems or not repair:
-        return 1 if report.problems else 0
-    from extract.run import run
-
-    remove_damaged(job, report)
-    run(job, settings)
-    _, repaired = verify(output, config_name, split, settings, deep=deep)
-    click.echo(repaired.to_json() if as_json else str(repaired))
-    return 1 if repaired.problems else 0
+    return 0 if report.is_clean else 1
 
 
 @click.group(context_settings={"max_content_width": 100})

@@ -1,9 +1,21 @@
-"""`stillroom verify`: the plan of an output, from the job that it holds and its source, for hub/verify.py to prove."""
+"""`stillroom verify`: the plan of an output, from the job that it holds and its source, for hub/verify.py to prove.
+
+`--json` prints one object, whose keys stay:
+
+    output, num_units, num_rows, deep   what was looked at, and whether all data was read
+    revision                            the commit of the Hub that was; null for a folder
+    is_complete                         the output has its last card and ledger, and no unit is missing
+    missing     [{unit, start, stop}]   units of a growing output that are not there yet: `--resume` computes them
+    problems    [{path, what, unit, repair}]   what is wrong; `repair` is what `--repair` does about it: compute (the unit
+                                        again), delete (the file; unit is null) or receipt (write it from the files)
+    repaired    the problems that `--repair` found before it mended them; empty without it
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,28 +23,47 @@ from pathlib import Path
 from builders.job import Job
 from builders.layout import Layout
 from builders.options import ConfigError
-from builders.selection import select
+from builders.selection import Selection, select
 from builders.source import open_source
 from builders.units import Units
 from extract.prepare import read_job
 from extract.settings import Settings
 from hub.commit import commit_files
 from hub.ledger import Ledger
-from hub.repo import Repo, is_folder, open_repo
-from hub.verify import PlannedUnit, Problem, Verifier
+from hub.pending import Receipt
+from hub.repo import HUB_ID, HUB_NAME, CommitError, Repo, is_folder, open_repo
+from hub.verify import READ_THREADS, PlannedUnit, Problem, Verifier
 
 SHOWN = 20  # problems in the table; JSON has all
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A unit of rows `[start, stop)` that a growing output does not hold yet."""
+
+    unit: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class Report:
-    """What was found, and of how much."""
+    """What was found, and of how much; see the module."""
 
     output: str
+    revision: str | None
     num_units: int
     num_rows: int
     deep: bool
+    is_complete: bool
+    missing: Sequence[Missing]
     problems: Sequence[Problem]
+    repaired: Sequence[Problem] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """Complete, and nothing wrong."""
+        return self.is_complete and not self.problems
 
     def to_json(self) -> str:
         """All problems, for programs."""
@@ -41,34 +72,85 @@ class Report:
     def __str__(self) -> str:
         """A short table for people."""
         how = "all data read" if self.deep else "footers read; --deep reads all data"
-        head = f"{self.output}: {self.num_units:,} units of {self.num_rows:,} rows, {how}"
-        if not self.problems:
-            return f"{head}\nnothing is missing, doubled or damaged"
-        lines = [f"  {problem.path}: {problem.what}" for problem in self.problems[:SHOWN]]
-        more = [f"  … and {len(self.problems) - SHOWN:,} more"] if len(self.problems) > SHOWN else []
-        return "\n".join([head, f"{len(self.problems):,} problems", *lines, *more])
+        return "\n".join([f"{self.output}: {self.num_units:,} units of {self.num_rows:,} rows, {how}", *self._lines()])
+
+    def _lines(self) -> Iterator[str]:
+        if self.is_clean:
+            yield "nothing is missing, doubled or damaged"
+        elif self.missing:
+            counts = f"{len(self.missing):,} of {self.num_units:,} units are not there yet"
+            yield f"incomplete: {counts}; run again with --resume"
+        elif not self.is_complete:
+            yield "incomplete: all units are there, the last card is not; run again with --resume"
+        if self.problems:
+            yield f"{len(self.problems):,} problem{'s'[: len(self.problems) != 1]}"
+            yield from (f"  {problem.path}: {problem.what}" for problem in self.problems[:SHOWN])
+        if len(self.problems) > SHOWN:
+            yield f"  … and {len(self.problems) - SHOWN:,} more"
 
 
-def verify(output: str, config_name: str, split: str, settings: Settings, *, deep: bool) -> tuple[Job, Report]:
-    """Prove an output against its source and return its job and what is wrong.
+@dataclass(frozen=True)
+class Proof:
+    """An output held against its plan: the job and its units, the files at one moment, and what was found."""
+
+    job: Job
+    layout: Layout
+    units: Sequence[PlannedUnit]
+    verifier: Verifier
+    report: Report
+
+
+def verify(output: str, config_name: str, split: str | None, settings: Settings, *, deep: bool) -> Proof:
+    """Prove an output against its source.
 
     Raises:
-        ConfigError: the output holds no job, or its source has changed.
+        ConfigError: the output holds no job, or one of another split, or its source has changed.
+        OSError, RuntimeError: the output or the source does not answer.
     """
-    repo = open_existing(output)
-    layout = Layout(config_name, split)
-    job = read_job(repo, layout)
+    repo, revision = open_pinned(output)
+    job = read_job(repo, Layout(config_name))
     if job is None:
         raise ConfigError(
-            f"{repo.name} has no {layout.job}: it was not made by stillroom, or is another --config-name"
+            f"{repo.name} has no {Layout(config_name).job}: it was not made by stillroom, or is another --config-name"
         )
+    if split not in (None, job.split):
+        raise ConfigError(f"--split is {split!r}: the job of {repo.name} makes {job.split!r}")
+    layout = Layout.of(job)
     source = open_source(job, settings.cache)
     if source.revision != job.revision:
         raise ConfigError(f"--source {source.name} has changed: it is {source.revision}, and was {job.revision}")
     selection = select(job, source)
+    units = plan(job, layout, selection)
+    verifier = hold(repo, job, layout, deep=deep)
+    missing = [Missing(unit.number, unit.start, unit.stop) for unit in verifier.absent(units)]
+    problems = list(verifier.problems(units))
+    is_complete = verifier.is_finished and not missing
+    report = Report(repo.name, revision, len(units), selection.num_rows, deep, is_complete, missing, problems)
+    return Proof(replace(job, output=output), layout, units, verifier, report)
+
+
+def hold(repo: Repo, job: Job, layout: Layout, *, deep: bool) -> Verifier:
+    """Read the file list and the receipts of an output, to hold its chunks against."""
+    files = repo.list_entries()
+    ledger = Ledger(repo, layout.receipts, layout.ledger)
+    ledger.load(files)
+    return Verifier(
+        repo,
+        files,
+        [f"{folder}/{layout.split}" for folder in (layout.data, layout.skipped)],
+        job.fingerprint,
+        job.normalize,
+        ledger.by_start,
+        layout.ledger,
+        layout.ledger in files,
+        deep,
+    )
+
+
+def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:
+    """Return the units of a job with their paths and source indices."""
     assert job.chunk_rows is not None
-    units = Units(selection.num_rows, job.chunk_rows)
-    planned = [
+    return [
         PlannedUnit(
             unit.number,
             unit.start,
@@ -77,37 +159,85 @@ def verify(output: str, config_name: str, split: str, settings: Settings, *, dee
             unit.path(layout.skipped, layout.split),
             partial(selection.indices, unit.start, unit.stop),
         )
-        for unit in units
+        for unit in Units(selection.num_rows, job.chunk_rows)
     ]
-    ledger = Ledger(repo, layout.receipts, layout.ledger)
-    ledger.load(repo.list_files())
-    folders = [f"{folder}/{layout.split}" for folder in (layout.data, layout.skipped)]
-    verifier = Verifier(repo, folders, job.fingerprint, job.normalize, ledger.by_start, deep)
-    problems = list(verifier.problems(planned))
-    return replace(job, output=output), Report(repo.name, len(units), selection.num_rows, deep, problems)
 
 
-def remove_damaged(job: Job, report: Report) -> None:
-    """Take the files of damaged units, and those in excess, out of the output, so that a resumed run computes them."""
-    assert job.chunk_rows is not None
-    layout, units = Layout.of(job), Units(report.num_rows, job.chunk_rows)
-    damaged = {units[problem.unit] for problem in report.problems if problem.unit is not None}
-    paths = {unit.path(folder, layout.split) for unit in damaged for folder in (layout.data, layout.skipped)}
-    excess = {problem.path for problem in report.problems if problem.unit is None}
-    repo = open_existing(str(job.output))
-    commit_files(repo, {}, sorted(paths | excess), "Remove damaged chunks", lambda: None)
+def mend(proof: Proof) -> bool:
+    """Make a damaged output an honest one in one commit, and tell whether a resumed run makes it complete.
+
+    Files of damaged units and files in excess go, and so do the receipts of damaged units; receipts that are lost or wrong
+    are written from the files. A complete output that lost units has its receipts in parts again, as a growing one.
+
+    Raises:
+        CommitError: the output refuses.
+    """
+    verifier, problems = proof.verifier, proof.report.problems
+    damaged = {problem.unit for problem in problems if problem.repair == "compute"}
+    unproved = {problem.unit for problem in problems if problem.repair == "receipt"} - damaged
+    paths = {path for number in damaged if number is not None for path in proof.units[number].paths}
+    paths |= {problem.path for problem in problems if problem.repair == "delete"}
+    files: Mapping[str, bytes] = {}
+    if damaged or unproved:
+        files, old = _new_receipts(proof, damaged, unproved)
+        paths |= old - files.keys()
+    repo = open_existing(verifier.repo.name)  # not the pinned one: a commit tried again looks at what is there
+    commit_files(repo, files, sorted(paths & verifier.files.keys()), "Remove what is damaged", lambda: None)
+    return not proof.report.missing and (bool(damaged) or not verifier.is_finished)
+
+
+def _new_receipts(
+    proof: Proof, damaged: set[int | None], unproved: set[int | None]
+) -> tuple[Mapping[str, bytes], set[str]]:
+    """Return the files of the receipts that stay or are written anew, and the paths of all old ones."""
+    verifier, layout = proof.verifier, proof.layout
+    old = {path for path in verifier.files if path == layout.ledger or path.startswith(f"{layout.receipts}/")}
+    fitting = verifier.fitting_receipts(proof.units)
+    receipts: dict[int, Receipt] = {
+        unit.start: fitting[unit.start]
+        for unit in proof.units
+        if unit.start in fitting and unit.number not in damaged | unproved
+    }
+    lost = [unit for unit in proof.units if unit.number in unproved]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        receipts.update({receipt.start: receipt for receipt in pool.map(verifier.receipt_of, lost)})
+    ledger = Ledger(verifier.repo, layout.receipts, layout.ledger)
+    ledger.add(receipts.values())
+    if verifier.is_finished and not damaged:
+        return ledger.whole(), old
+    return ledger.part(ledger.receipts) if receipts else {}, old
+
+
+def open_pinned(output: str) -> tuple[Repo, str | None]:
+    """Open an output to be read as it is at this moment, and return the commit where there is one.
+
+    Raises:
+        ConfigError: there is no such output.
+    """
+    repo = open_existing(output)
+    if is_folder(output):
+        return repo, None
+    from hub.remote import HubRepo
+
+    assert isinstance(repo, HubRepo)
+    try:
+        return repo, repo.pin()
+    except CommitError as error:
+        raise ConfigError(str(error)) from error
 
 
 def open_existing(output: str) -> Repo:
     """Open an output without making it: a proof changes nothing.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or the name is none.
     """
     if is_folder(output):
         if not Path(output).expanduser().is_dir():
             raise ConfigError(f"{output}: there is no such folder")
         return open_repo(output, private=True)
+    if not (HUB_ID.match(output) or HUB_NAME.match(output)):
+        raise ConfigError(f"{output!r} is neither a Hub dataset (user/name) nor a path (./name)")
     from hub.remote import HubRepo
 
     return HubRepo(output)

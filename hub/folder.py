@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from hub.budget import PastCommit
 from hub.chunk import sync_and_hash, sync_folder, write_whole
@@ -37,6 +36,10 @@ class FolderRepo:
             if path.is_file() and not path.name.startswith(".")
         }
 
+    def list_entries(self) -> dict[str, Entry]:
+        """See Repo."""
+        return {path: Entry(path, size, "") for path, size in self.list_files().items()}
+
     def read(self, path: str, revision: str | None = None) -> bytes | None:
         """See Repo."""
         try:
@@ -44,9 +47,14 @@ class FolderRepo:
         except FileNotFoundError:
             return None
 
-    def open_file(self, path: str) -> BinaryIO:
+    def read_range(self, path: str, start: int, stop: int) -> bytes | None:
         """See Repo."""
-        return (self.folder / path).open("rb")
+        try:
+            with (self.folder / path).open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        except FileNotFoundError:
+            return None
 
     def head(self) -> str | None:
         """A folder keeps no revisions."""

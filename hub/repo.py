@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from hub.budget import PastCommit
 from hub.pending import Entry
@@ -39,15 +39,18 @@ class Repo(Protocol):
     def list_files(self) -> dict[str, int]:
         """Return size in bytes by path, of all files, at the newest revision."""
 
-    def read(self, path: str, revision: str | None = None) -> bytes | None:
-        """Return a small file's content, at the newest revision or a given one; None where there is none."""
+    def list_entries(self) -> dict[str, Entry]:
+        """The same with SHA-256, which is empty where only reading the file would tell it."""
 
-    def open_file(self, path: str) -> BinaryIO:
-        """Open a file to read parts of it.
+    def read(self, path: str, revision: str | None = None) -> bytes | None:
+        """Return a file's content, at the newest revision or a given one; None where there is none.
 
         Raises:
-            OSError: it is not there, or the Hub does not answer.
+            OSError, RuntimeError: no answer after many tries: that says nothing of the file.
         """
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes | None:
+        """Return bytes `[start, stop)` of a file, fewer at its end; None where there is none. Raises as `read`."""
 
     def head(self) -> str | None:
         """Return the newest revision; None where the output keeps none."""

