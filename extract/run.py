@@ -64,6 +64,7 @@ def run(asked: Job, settings: Settings) -> int:
             build(session, settings, world, stop)
         return finish(session, settings, world, stop)
     except LateError as error:
+        world.fail(error)
         logger.info("stopped (%s) before the output took the job; run again with --resume", error)
         return settings.incomplete_exit_code
     except BaseException as error:
