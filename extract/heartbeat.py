@@ -8,6 +8,7 @@ for it no longer than `LOST_SECONDS`. The same thread beats: it lives as long as
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from typing import Any
 BEAT_SECONDS = 5.0
 # TCP doubles its pause, 0.2 s at first, after each try: a line that is down for 45 s is in use again after 51.
 LOST_SECONDS = 60.0
+
+CLOSE_SECONDS = 1.0
 
 Task = tuple[Future[Any], Callable[[], Any]]
 
@@ -30,11 +33,18 @@ class Heartbeat:
 
     def __init__(self, beat_seconds: float = BEAT_SECONDS, lost_seconds: float = LOST_SECONDS) -> None:
         self.beat_seconds, self.lost_seconds = beat_seconds, lost_seconds
-        self._tasks: SimpleQueue[Task] = SimpleQueue()
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._is_stuck = False
         self._beats: Callable[[], int] | None = None
         self._count, self._changed, self._listened = -1, 0.0, 0.0
-        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # a thread that Python ends inside a call of torch ends the process with SIGABRT
+
+    def close(self) -> None:
+        """Make no more calls; one that does not come back is left to itself."""
+        self._tasks.put(None)
+        self._thread.join(CLOSE_SECONDS)
 
     def ask(self, call: Callable[[], Any]) -> Any:
         """Return what a call of the store returns.
@@ -78,9 +88,12 @@ class Heartbeat:
                 due = time.monotonic() + self.beat_seconds
                 self._listen()
             try:
-                future, call = self._tasks.get(timeout=max(0.0, due - time.monotonic()))
+                task = self._tasks.get(timeout=max(0.0, due - time.monotonic()))
             except Empty:
                 continue
+            if task is None:
+                return
+            future, call = task
             try:
                 future.set_result(call())
             except BaseException as error:

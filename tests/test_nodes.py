@@ -129,10 +129,27 @@ def test_a_line_is_down_for_a_while(nodes, tmp_path, line):
 
 
 def test_an_elastic_run_goes_on_without_the_lost_machine(nodes, tmp_path):
-    options = arguments(tmp_path)
+    options = arguments(tmp_path, 2400)
     first, _ = [n.start(n.torchrun("--max-restarts", "3", nodes="1:2"), *options, **slow(0.5)) for n in nodes]
     wait_for(lambda: in_full_swing(nodes), nodes)
     nodes[1].lose()
     assert first.wait(timeout=300) == 0, nodes[0].log()
-    complete(nodes[0], tmp_path)
-    print(nodes[0].log())
+    complete(nodes[0], tmp_path, 2400)
+
+
+def test_accelerate_on_two_machines(nodes, tmp_path):
+    """`--multi_gpu` is what makes accelerate use torchrun; the fake engine needs no GPU for it."""
+    options = arguments(tmp_path, 1200)
+    launchers = [
+        [
+            *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2", "--num_processes", "4"),
+            *("--machine_rank", str(node.number - 1), "--main_process_ip", nodes[0].address),
+            *("--main_process_port", "29501", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        ]
+        for node in nodes
+    ]
+    processes = [node.start(launcher, *options, **slow(0.1)) for node, launcher in zip(nodes, launchers, strict=True)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0], nodes[0].log() + nodes[1].log()
+    complete(nodes[0], tmp_path, 1200)
+    uploads = {r[4] for r in hub_state(nodes[0].bench.hub, REPO)["requests"] if r[3] == "upload"}
+    assert uploads == {node.address for node in nodes}
