@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -153,3 +155,13 @@ def test_accelerate_on_two_machines(nodes, tmp_path):
     complete(nodes[0], tmp_path, 1200)
     uploads = {r[4] for r in hub_state(nodes[0].bench.hub, REPO)["requests"] if r[3] == "upload"}
     assert uploads == {node.address for node in nodes}
+
+
+def test_a_killed_worker_has_all_started_again(nodes, tmp_path):
+    """The other machine restarts for its sake and does not count that: the two disagree on the number of the attempt."""
+    options = arguments(tmp_path, 1200)
+    processes = [n.start(n.torchrun("--max-restarts", "3"), *options, **slow(0.3)) for n in nodes]
+    wait_for(lambda: in_full_swing(nodes), nodes)
+    os.kill(nodes[1].workers()[0], signal.SIGKILL)
+    assert [process.wait(timeout=200) for process in processes] == [0, 0], nodes[0].log() + nodes[1].log()
+    complete(nodes[0], tmp_path, 1200)

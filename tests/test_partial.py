@@ -146,7 +146,7 @@ from pathlib import Path
 sys.path.insert(0, {str(CHECKOUT)!r})
 from tests.test_partial import Partial, append
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 partial = Partial(Path({str(tmp_path)!r}))
 append(partial, range(0, 10))
 try:
