@@ -6,6 +6,7 @@ samples, positions, fields, token counts and cut flags (int32 [4, B]) and vector
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
@@ -49,7 +50,11 @@ class Partial:
         return count
 
     def append(self, work: Work, samples: list[Sample], vectors_BD: np.ndarray, padded: int) -> None:
-        """Keep a finished batch. It reaches the kernel at once, so that only the machine's end can lose it."""
+        """Keep a finished batch. It reaches the kernel at once, so that only the machine's end can lose it.
+
+        Raises:
+            OSError: the disk is full; the frames before are whole.
+        """
         if not samples:
             return
         file = self._files.get(work.unit.start)
@@ -57,7 +62,9 @@ class Partial:
             path = self.folder / f"{work.unit.start:012d}-{work.unit.stop:012d}.{os.getpid()}.part"
             file = self._files[work.unit.start] = path.open("ab", buffering=0)
         payload = _encode(samples, vectors_BD, padded)
-        file.write(HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
+        frame = HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+        if file.write(frame) < len(frame):  # the disk took a part of it; the next write would end with this error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
     def remove(self, unit: Unit) -> None:
         """Forget a unit whose chunk is whole."""

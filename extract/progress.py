@@ -103,10 +103,13 @@ class Progress:
         }
 
     def write(self, status: Mapping[str, Any]) -> None:
-        """Write `status.json`, whole."""
+        """Write `status.json`, whole; a disk without room for it must not end the run."""
         partial = self.status_file.with_suffix(".tmp")
-        partial.write_text(json.dumps(status, indent=1))
-        partial.replace(self.status_file)
+        try:
+            partial.write_text(json.dumps(status, indent=1))
+            partial.replace(self.status_file)
+        except OSError as error:
+            logger.debug("%s: %s", self.status_file, error)
 
     def close(self, state: str) -> dict[str, Any]:
         """Take the bar away and return the last status."""

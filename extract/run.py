@@ -26,6 +26,7 @@ from builders.schema import Column, embeddings_columns
 from cards.writer import CardWriter
 from extract.batching import TokenBudget
 from extract.claim import claim, read_batches
+from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, load_engine
 from extract.prepare import Session, number_at, prepare
 from extract.progress import Progress, describe
@@ -53,7 +54,7 @@ def run(asked: Job, settings: Settings) -> int:
     """Run a job and return the exit code.
 
     Raises:
-        ConfigError, SourceError, EngineError, CommitError, WorkerError: one line each that says what to do.
+        ConfigError, SourceError, EngineError, CommitError, DiskFullError, WorkerError: one line each that says what to do.
     """
     world, stop = World.join(), Stop(settings.max_runtime_minutes)
     stop.on_signals()
@@ -63,6 +64,7 @@ def run(asked: Job, settings: Settings) -> int:
             build(session, settings, world, stop)
         return finish(session, settings, world, stop)
     except LateError as error:
+        world.fail(error)
         logger.info("stopped (%s) before the output took the job; run again with --resume", error)
         return settings.incomplete_exit_code
     except BaseException as error:
@@ -72,7 +74,7 @@ def run(asked: Job, settings: Settings) -> int:
 
 def build(session: Session, settings: Settings, world: World, stop: Stop) -> None:
     """Compute the units that are left and have the output confirm them, or stop with everything safe."""
-    plan = session.plan
+    plan, full = session.plan, None
     with ExitStack() as stack:
         uploader = stack.enter_context(open_uploader(session, settings, world)) if world.is_leader else None
         progress = Progress(
@@ -81,7 +83,13 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
             engine = session.engine or load_engine(plan.job, session.files, settings.device)
-            pour(session, engine, settings, world, stop, progress, tick)
+            try:
+                pour(session, engine, settings, world, stop, progress, tick)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                full = DiskFullError(session.cache, error)
+                stop.request("a cache is full")  # at all workers; what is pending is uploaded, which makes room
         world.barrier("poured", tick)
         if uploader is not None and not uploader.drain(lambda: stop.seconds_to_drain, tick):
             logger.warning(
@@ -91,6 +99,8 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         status = progress.close("stopped" if stop.reason else "complete")
     if world.is_main:
         logger.info("%s", describe(status))
+    if full is not None:
+        raise full
 
 
 def pour(

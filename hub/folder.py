@@ -93,7 +93,10 @@ class FolderRepo:
             for path in files:
                 self._uploaded.pop(path, None)
         except OSError as error:
-            raise CommitError(f"{self.folder}: {error.strerror or error}: chunks stay in the cache") from error
+            why = error.strerror or error
+            raise CommitError(
+                f"{self.folder}: {why}: chunks stay in the cache; mend that, then run again with --resume"
+            ) from error
 
     def _delete(self, path: str) -> None:
         target = self.folder / path

@@ -86,6 +86,7 @@ class Request(NamedTuple):
     path: str
     status: int  # 0 if the connection was closed without an answer
     kind: str
+    client: str  # address
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -235,7 +236,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def log(self, status: int):
         """Before the answer leaves, so that a client that has it also finds it counted."""
-        self.hub.requests.append(Request(self.command, self.path, status, self.kind))
+        self.hub.requests.append(Request(self.command, self.path, status, self.kind, self.client_address[0]))
 
     def send_head(self, status: int, length: int, headers: dict[str, str]):
         for _ in self.blocks:
@@ -518,6 +519,7 @@ class HubServer:
         upload_bytes_per_second: float | None = None,
         faults: Faults | None = None,
         hour_seconds: float = 3600.0,  # a test of the limit's end need not take an hour
+        host: str = "127.0.0.1",
         port: int = 0,
     ):
         self.store, self.token, self.faults = Store(Path(root)), token, faults or Faults()
@@ -527,9 +529,9 @@ class HubServer:
         self.sockets: set[socket.socket] = set()
         self._down, self._stopping = False, threading.Event()
         self._listed: tuple = ((), [])  # the key of a listing, and the listing
-        self._listener = Listener(("127.0.0.1", port), Handler)
+        self._listener = Listener((host, port), Handler)
         self._listener.hub = self
-        self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
+        self.url = f"http://{host}:{self._listener.server_address[1]}"
 
     def start(self) -> "HubServer":
         threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
@@ -628,6 +630,7 @@ class HubServer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--faults", type=json.loads, default={}, help="JSON: the fields of Faults")

@@ -1,6 +1,10 @@
 """What a kill leaves of a unit in hand: python -m pytest tests/test_partial.py."""
 
+import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from extract.partial import Partial
 from extract.sample import Sample
 from extract.work import Work
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 UNIT = Unit(0, 0, 64)
 BATCHES = [range(0, 10), range(10, 11), range(11, 30), range(30, 64)]  # positions
 
@@ -131,3 +136,23 @@ def test_a_unit_is_forgotten_once_its_chunk_is_whole(tmp_path):
 def test_a_unit_of_other_rows_is_another_unit(tmp_path):
     append(Partial(tmp_path), [0])
     assert restored(tmp_path, Unit(0, 0, 65))[1] == []
+
+
+def test_a_disk_that_takes_a_part_of_a_batch_is_full(tmp_path):
+    """The kernel writes what fits and reports no error. A file size limit does the same as a full disk, without root."""
+    body = f"""
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(CHECKOUT)!r})
+from tests.test_partial import Partial, append
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+partial = Partial(Path({str(tmp_path)!r}))
+append(partial, range(0, 10))
+try:
+    append(partial, range(10, 64))
+except OSError as error:
+    sys.exit(error.errno)
+"""
+    assert subprocess.run([sys.executable, "-c", body], timeout=60).returncode == errno.ENOSPC
+    assert restored(tmp_path)[1] == list(range(10))

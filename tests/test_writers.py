@@ -55,7 +55,7 @@ def test_eight_jobs_that_share_nothing(source: Path, tmp_path: Path, capsys: pyt
             finish(process, bench)
         expect_whole(hub, "user/fleet", tmp_path / "got")
         state = hub_state(hub, "user/fleet")
-        answers = [status for _, _, status, kind in state["requests"] if kind == "commit"]
+        answers = [status for _, _, status, kind, _ in state["requests"] if kind == "commit"]
         writers = [bench.log.read_text().count("nothing left to do") for _, bench in jobs]
     assert sum(writers) >= 1 and {200, 409, 412} >= set(answers), answers
     landed, refused = answers.count(200), len(answers) - answers.count(200)
