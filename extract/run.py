@@ -108,8 +108,9 @@ def pour(
     budget = TokenBudget(settings.max_batch_tokens or engine.max_batch_tokens)
     writer = ChunkWriter(session, embeddings_columns(plan.job, plan.source.columns, engine.dimension))
     units = claim(plan, world, stop)
-    batches = read_batches(units, plan, load_tokenizer(plan.job, session.files), budget, partial)
-    with writer, closing(read_ahead(batches, BATCHES_AHEAD)) as ahead, closing(engine.embed(ahead, budget)) as results:
+    batches = read_batches(units, plan, load_tokenizer(plan.job, session.files), budget, partial, session.old)
+    ahead = read_ahead(batches, BATCHES_AHEAD, lambda batch: batch.weight)
+    with writer, closing(ahead), closing(engine.embed(ahead, budget)) as results:
         for batch, vectors, padded in results:
             work = batch.work
             work.put(batch.samples, vectors, padded)
@@ -152,8 +153,8 @@ class ChunkWriter:
     def _write(self, work: Work) -> None:
         job, unit, layout = self.session.plan.job, work.unit, Layout.of(self.session.plan.job)
         tables = {
-            unit.path(layout.skipped, layout.split): work.skipped_table() if work.skipped else None,
-            unit.path(layout.data, layout.split): work.records(self.columns) if work.rows else None,
+            unit.path(layout.skipped, layout.split_folder): work.skipped_table() if work.skipped else None,
+            unit.path(layout.data, layout.split_folder): work.records(self.columns) if work.rows else None,
         }
         metadata = {
             "format": FORMAT_VERSION,
@@ -183,7 +184,8 @@ def open_uploader(session: Session, settings: Settings, world: World) -> Uploade
         files = dict(ledger.part(receipts))
         starts = {receipt.start for receipt in receipts}
         # a unit that comes again was not committed, nor was its card
-        if world.is_main and (time.monotonic() - last_card >= CARD_SECONDS or starts & with_card):
+        is_shown = session.previous is None  # readers keep the dataset that an update works on
+        if world.is_main and is_shown and (time.monotonic() - last_card >= CARD_SECONDS or starts & with_card):
             ledger.load(repo.list_files())
             ledger.add(receipts)
             files["README.md"] = make_card(session, ledger, is_complete=False)
@@ -210,14 +212,16 @@ def finish_output(session: Session, stop: Stop) -> str:
     assert repo is not None
     if not session.is_complete:
         files = repo.list_files()
-        done = finished_units(repo, files, layout.data, layout.skipped, lambda path: number_at(plan.units, path))
+        data, skipped = layout.of_split(layout.data), layout.of_split(layout.skipped)
+        done = finished_units(repo, files, data, skipped, lambda path: number_at(plan.units, path))
         if len(done) < len(plan.units):
             return f"{len(plan.units) - len(done)} of {len(plan.units)} units"
         ledger = Ledger(repo, layout.receipts, layout.ledger)
         ledger.load(files)
         final = {"README.md": make_card(session, ledger, is_complete=True), **ledger.whole()}  # the marker goes last
         try:
-            commit_files(repo, final, [f"{layout.receipts}/"], "Complete the card", stop.check_late)
+            outdated = [f"{layout.receipts}/", *layout.outdated(files)]
+            commit_files(repo, final, outdated, "Complete the card", stop.check_late)
         except LateError:
             return "the card"
     logger.info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,12 +15,14 @@ from builders.options import ConfigError
 from builders.selection import select
 from builders.source import open_source
 from builders.units import Units
-from extract.prepare import read_job
+from extract.prepare import read_job, read_previous
 from extract.settings import Settings
 from hub.commit import commit_files
 from hub.ledger import Ledger
 from hub.repo import Repo, is_folder, open_repo
 from hub.verify import PlannedUnit, Problem, Verifier
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 20  # problems in the table; JSON has all
 
@@ -62,9 +65,16 @@ def verify(output: str, config_name: str, split: str, settings: Settings, *, dee
         raise ConfigError(
             f"{repo.name} has no {layout.job}: it was not made by stillroom, or is another --config-name"
         )
+    layout = Layout.of(job)
+    previous = read_previous(repo, job)
+    if previous is not None:
+        logger.info("an update is unfinished: this proves it, at %s; readers have %s", job.revision, previous.revision)
     source = open_source(job, settings.cache)
     if source.revision != job.revision:
-        raise ConfigError(f"--source {source.name} has changed: it is {source.revision}, and was {job.revision}")
+        raise ConfigError(
+            f"--source {source.name} has changed: it is {source.revision}, and was {job.revision}: "
+            "--update goes on with what it is"
+        )
     selection = select(job, source)
     assert job.chunk_rows is not None
     units = Units(selection.num_rows, job.chunk_rows)
@@ -73,15 +83,15 @@ def verify(output: str, config_name: str, split: str, settings: Settings, *, dee
             unit.number,
             unit.start,
             unit.stop,
-            unit.path(layout.data, layout.split),
-            unit.path(layout.skipped, layout.split),
+            unit.path(layout.data, layout.split_folder),
+            unit.path(layout.skipped, layout.split_folder),
             partial(selection.indices, unit.start, unit.stop),
         )
         for unit in units
     ]
     ledger = Ledger(repo, layout.receipts, layout.ledger)
     ledger.load(repo.list_files())
-    folders = [f"{folder}/{layout.split}" for folder in (layout.data, layout.skipped)]
+    folders = [layout.of_split(folder) for folder in (layout.data, layout.skipped)]
     verifier = Verifier(repo, folders, job.fingerprint, job.normalize, ledger.by_start, deep)
     problems = list(verifier.problems(planned))
     return replace(job, output=output), Report(repo.name, len(units), selection.num_rows, deep, problems)
@@ -92,7 +102,7 @@ def remove_damaged(job: Job, report: Report) -> None:
     assert job.chunk_rows is not None
     layout, units = Layout.of(job), Units(report.num_rows, job.chunk_rows)
     damaged = {units[problem.unit] for problem in report.problems if problem.unit is not None}
-    paths = {unit.path(folder, layout.split) for unit in damaged for folder in (layout.data, layout.skipped)}
+    paths = {unit.path(folder, layout.split_folder) for unit in damaged for folder in (layout.data, layout.skipped)}
     excess = {problem.path for problem in report.problems if problem.unit is None}
     repo = open_existing(str(job.output))
     commit_files(repo, {}, sorted(paths | excess), "Remove damaged chunks", lambda: None)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.content import content_hash
 from builders.job import Job
 from builders.row import Row, RowError
 from builders.schema import arrow_schema, embeddings_columns
@@ -46,6 +47,7 @@ def test_records_come_out_in_row_order_with_the_schema_of_the_dataset():
             "index": 1000 + p,
             "id": str(p),
             "dataset_source": None,
+            "content_hash": content_hash((Text("", f"text {p}"),)),
             "num_tokens": p + 1,
             "truncated": p == 2,
             "text": f"text {p}",
@@ -60,6 +62,7 @@ def test_the_source_may_have_neither_id_nor_source():
     put(work, 0, 0, [1, 2])
     assert work.records(embeddings_columns(work.job, (), 2)).column_names == [
         "index",
+        "content_hash",
         "num_tokens",
         "truncated",
         "embedding",
@@ -110,6 +113,7 @@ def test_a_unit_of_skipped_rows_alone():
     assert work.counts() == {
         "rows": 2,
         "records": 0,
+        "carried": 0,
         "skipped": 2,
         "truncated": 0,
         "tokens": 0,
