@@ -161,7 +161,7 @@ def job_file(job: Job) -> bytes:
 def open_old(repo: Repo, previous: Job, cache: Path, world: World, stop: Stop) -> OldRecords:
     """Open the records of the older generation; one worker of each machine writes their index, where there is none."""
     layout = Layout.of(previous)
-    folder = cache / f"carry-{previous.fingerprint[:16]}"
+    folder = cache / "carry" / previous.fingerprint[:16]
     if world.is_leader and not folder.exists():
         prefix = f"{layout.of_split(layout.data)}/"
         write_index(repo, prefix, previous.fingerprint, folder, stop.check_late)

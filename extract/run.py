@@ -16,6 +16,7 @@ if not __package__:  # started by path: Python put extract/ on sys.path, not the
     sys.path[:] = [str(CHECKOUT)] + [p for p in sys.path if p != str(CHECKOUT / "extract")]
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -198,6 +199,8 @@ def open_uploader(session: Session, settings: Settings, world: World) -> Uploade
 def finish(session: Session, settings: Settings, world: World, stop: Stop) -> int:
     """Complete the card once all units are in the output, whichever worker or job was the last; say what is left."""
     left = world.share("left", lambda: finish_output(session, stop))
+    if world.is_leader and stop.reason is None:  # all units of this job are done, and need no older records
+        shutil.rmtree(session.cache / "carry", ignore_errors=True)
     if not left:
         return 0
     if world.is_main:

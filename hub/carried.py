@@ -53,7 +53,7 @@ def write_index(repo: Repo, prefix: str, fingerprint: str, folder: Path, check: 
     locations = np.concatenate([np.empty(0, np.int64), *(part for _, part in parts)])
     order = np.lexsort((digests[:, 1], digests[:, 0]))
     partial_folder = folder.with_name(f".{folder.name}.{os.getpid()}")
-    partial_folder.mkdir(parents=True)
+    partial_folder.mkdir(parents=True, exist_ok=True)
     np.save(partial_folder / "high.npy", digests[order, 0])
     np.save(partial_folder / "low.npy", digests[order, 1])
     np.save(partial_folder / "location.npy", locations[order])

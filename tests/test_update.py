@@ -343,3 +343,42 @@ def test_a_source_and_an_output_on_the_hub(bench: Bench, hub: HubServer) -> None
     assert begun is not None
     assert loaded(bench, "tester/x", revision=begun)["id"] == [r["id"] for r in FIRST]
     assert loaded(bench, "tester/x")["id"] == [r["id"] for r in versions[2]]
+
+
+def test_jobs_that_share_an_update_and_take_some_rows_only(bench: Bench) -> None:
+    """The rows of each source are drawn by position: what both draws have is carried."""
+    options = [*job(), "--sample-per-source", "30", "--source-column", "id"]
+    first = [{**r, "id": "ab"[i % 2]} for i, r in enumerate(FIRST)]
+    write(bench, first)
+    bench.run(*options)
+    drawn = set(records(bench.root / "out")["content_hash"].to_pylist())
+    write(bench, first[2:] + [{**row("", f"new {i}"), "id": "c"} for i in range(10)])
+    assert "2 of 4 units left" in bench.run(*options, "--update", "--num-jobs", "2", "--job-index", "1")
+    assert set(records(bench.root / "out")["content_hash"].to_pylist()) == drawn
+    assert "complete: 4 units" in bench.run(*options, "--update", "--num-jobs", "2", "--job-index", "0")
+    got = records(bench.root / "out")
+    assert got["id"].to_pylist().count("c") == 10 and len(got) == 70
+    assert counts(bench.root / "out")["carried"] == len(drawn.intersection(got["content_hash"].to_pylist())) > 20
+    assert not list(bench.cache.glob("jobs/*/carry"))
+
+
+def test_a_source_that_lost_all_its_rows_and_gets_them_back(bench: Bench) -> None:
+    write(bench, FIRST[:30])
+    bench.run(*job())
+    write(bench, [])
+    assert "complete: 0 units" in bench.run(*job(), "--update")
+    assert {path.name for path in files_of(bench.root / "out")} >= {"README.md", "job.json"}
+    assert not list(bench.root.glob("out/*/*/*/*.parquet"))
+    write(bench, FIRST[:30])
+    bench.run(*job(), "--update")
+    expect(bench, FIRST[:30], computed=30)
+
+
+def test_an_output_of_a_version_without_hashes_is_computed_again(bench: Bench) -> None:
+    write(bench, FIRST[:30])
+    bench.run(*job())
+    for path in (bench.root / "out/data").rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns("content_hash"), path)
+    write(bench, FIRST[:40])
+    bench.run(*job(), "--update")
+    expect(bench, FIRST[:40], computed=40)
