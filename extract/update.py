@@ -55,7 +55,7 @@ def follow(job: Job, stored: Job, previous: Job | None, settings: Settings, outp
     check_same(job, stored, output)
     if not settings.goes_on:
         raise ConfigError(
-            f"{output} holds this job already: --resume goes on with it, --update does with a new revision of the source, "
-            "--restart deletes it"
+            f"{output} holds this job already: --resume goes on with it, --restart deletes it, "
+            "--update goes on with the newest revision of its source"
         )
     return replace(job, chunk_rows=stored.chunk_rows, updated_from=stored.updated_from)

@@ -215,10 +215,8 @@ class Killed(BaseException):
     """Nothing handles it."""
 
 
-@pytest.mark.parametrize("number", range(8))
-def test_the_switch_can_be_killed_at_every_step(bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Before and after each file that the last commit writes or takes away."""
-    old, new = EMPTY + FIRST[:50], FIRST[20:50] + EMPTY
+def kill_switch(bench: Bench, old: Rows, new: Rows, number: int) -> None:
+    """Update from `old` to `new`, and end before one of the eight steps of the last commit, or after all."""
     write(bench, old)
     assert in_process(bench, *job()).exit_code == 0
     write(bench, new)
@@ -243,9 +241,16 @@ def test_the_switch_can_be_killed_at_every_step(bench: Bench, monkeypatch: pytes
         count_down()
 
     real_commit = FolderRepo.commit
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(FolderRepo, "commit", commit)
         in_process(bench, *job(), "--update")
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_the_switch_can_be_killed_at_every_step(bench: Bench, number: int) -> None:
+    """Each file that the last commit writes or takes away."""
+    old, new = EMPTY + FIRST[:50], FIRST[20:50] + EMPTY
+    kill_switch(bench, old, new, number)
     shown = loaded(bench)["id"]
     assert shown == ([r["id"] for r in old[1:]] if number == 0 else [r["id"] for r in new[:-1]])
     assert in_process(bench, *job(), "--resume").exit_code == 0
@@ -253,6 +258,16 @@ def test_the_switch_can_be_killed_at_every_step(bench: Bench, monkeypatch: pytes
     folders = {path.parent.relative_to(bench.root / "out").as_posix() for path in files_of(bench.root / "out")}
     assert {len(folders), len({f.split("/")[1] for f in folders if "/" in f})} == {4, 1}, folders
     assert {"nothing left to do" in bench.run(*job(), flag) for flag in ("--resume", "--update")} == {True}
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_another_update_after_a_switch_that_was_killed(bench: Bench, number: int) -> None:
+    """Readers have the new generation by then, and the old one may be half gone: the next update goes on from there."""
+    kill_switch(bench, FIRST[:50], [*FIRST[40:50], *EMPTY, row("n", "new")], number)
+    newest = [row("n", "new"), row("m", "newer"), *FIRST[40:50]]
+    write(bench, newest)
+    assert in_process(bench, *job(), "--update").exit_code == 0
+    expect(bench, newest, computed=1 if number > 1 else 2)
 
 
 def test_what_an_update_refuses(bench: Bench) -> None:
