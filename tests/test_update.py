@@ -96,7 +96,7 @@ def expect(bench: Bench, rows: Rows, *, computed: int, folder: Path | None = Non
     """The output is that of a fresh build of `rows`, of which `computed` were computed; nothing old is left."""
     folder = folder or bench.root / "out"
     write(bench, rows, "fresh.parquet")
-    bench.run(*job("./fresh", "./fresh.parquet", **changes), "--restart")
+    assert in_process(bench, *job("./fresh", "./fresh.parquet", **changes), "--restart").exit_code == 0
     fresh, got = records(bench.root / "fresh"), records(folder)
     assert got.drop_columns("index").schema.names == fresh.drop_columns("index").schema.names
     assert got.equals(fresh), "every column, vectors included"
@@ -169,6 +169,9 @@ def test_readers_have_the_old_dataset_until_the_new_one_is_whole(bench: Bench) -
     assert loaded(bench)["id"] == [r["id"] for r in new]
     assert "skipped" not in (out / "README.md").read_text().split("---")[1]
     expect(bench, new, computed=200)
+    verify(bench, 0, "--deep")
+    next(out.glob("data/*/0000/*-000000000060.parquet")).unlink()
+    assert "missing" in verify(bench, 0, "--repair")
     verify(bench, 0, "--deep")
     assert "nothing left to do" in bench.run(*job(), "--resume")
     assert "nothing left to do" in bench.run(*job(), "--update")
