@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hub.chunk import chunk_metadata
+from hub.chunk import METADATA_KEY
 from hub.faults import diagnose
 from hub.repo import Repo
 
@@ -69,10 +69,9 @@ def _hashes(repo: Repo, path: str, fingerprint: str) -> tuple[np.ndarray, np.nda
 
     def read() -> tuple[np.ndarray, np.ndarray]:
         with repo.open_file(path) as source:
-            if chunk_metadata(source).get("fingerprint") != fingerprint:
-                return nothing
             file = pq.ParquetFile(source)
-            if HASH not in file.schema_arrow.names:
+            said = json.loads((file.metadata.metadata or {}).get(METADATA_KEY, b"{}"))
+            if said.get("fingerprint") != fingerprint or HASH not in file.schema_arrow.names:
                 return nothing
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             places = [np.arange(rows) | group << GROUP_BIT for group, rows in enumerate(sizes)]
