@@ -112,6 +112,9 @@ class Job:
         minimum=0.01,
         values=False,
     )
+    updated_from: str | None = option(
+        None, "revision whose records were carried over", group="Output", values=False, settled=True
+    )
 
     def __post_init__(self) -> None:
         """Check every option alone and together.
@@ -203,6 +206,13 @@ def job_from_dict(mapping: Mapping[str, Any]) -> Job:
         known = ", ".join(sorted(option_fields(Job)))
         raise ConfigError(f"unknown option {', '.join(map(repr, unknown))}: the options are {known}")
     return from_mapping(Job, mapping)
+
+
+def stored_job(mapping: Mapping[str, Any]) -> Job:
+    """Build a job from what `Job.to_dict` gave: its options, and what was settled beside them."""
+    options = dict(mapping)
+    updated_from = options.pop("updated_from", None)
+    return replace(job_from_dict(options), updated_from=updated_from)
 
 
 def preset_names() -> list[str]:

@@ -22,12 +22,15 @@ def option(
     choices: tuple[str, ...] = (),
     minimum: float | None = None,
     values: bool = True,
+    settled: bool = False,
 ) -> Any:
     """Return a dataclass field with its help text.
 
-    `values` says that the option decides what is written, so that it belongs to the job's fingerprint.
+    `values` says that the option decides what is written, so that it belongs to the job's fingerprint; `settled`, that a run
+    finds it out and nobody gives it: it has no flag and no TOML key.
     """
     metadata = {"help": help, "group": group, "choices": choices, "minimum": minimum, "values": values}
+    metadata["settled"] = settled
     return field(default=default, metadata=metadata)
 
 
@@ -78,7 +81,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
 
 
 def option_fields(cls: type) -> dict[str, Field[Any]]:
-    """Return the options of a dataclass by name; each has a default."""
-    specs = {spec.name: spec for spec in fields(cls)}
+    """Return the options of a dataclass by name; each has a default. What is only settled is none."""
+    specs = {spec.name: spec for spec in fields(cls) if not spec.metadata["settled"]}
     assert all(spec.default is not MISSING for spec in specs.values()), "every option has a default"
     return specs

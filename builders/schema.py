@@ -70,6 +70,7 @@ def embeddings_columns(job: Job, source_columns: Sequence[str], dimension: int) 
     if job.source_column in source_columns:
         columns.append(Column("dataset_source", "string", f"`{job.source_column}` of the source row."))
     columns += [
+        Column("content_hash", "string", "Hash of the text alone (BLAKE2b, 128 bits): equal in exact duplicates."),
         Column("num_tokens", "int32", "Tokens that the model saw, special tokens included."),
         Column("truncated", "bool", f"Whether the text was longer than {job.max_length} tokens and was cut."),
     ]

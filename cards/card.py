@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from builders.job import Job
 from builders.layout import Layout
+from builders.options import option_fields
 from builders.schema import Column, embeddings_columns
 from builders.source import is_local
 from builders.text import DEFAULT_TEMPLATE
@@ -97,8 +98,8 @@ class Card:
     @property
     def options(self) -> dict[str, Any]:
         """Options that differ from their defaults, as flags."""
-        default = Job().to_dict()
-        return {f"--{k.replace('_', '-')}": v for k, v in self.job.to_dict().items() if v != default[k]}
+        default, given = Job().to_dict(), option_fields(Job)
+        return {f"--{k.replace('_', '-')}": v for k, v in self.job.to_dict().items() if k in given and v != default[k]}
 
     def data(self, *, is_complete: bool) -> dict[str, Any]:
         """YAML of the card. `dataset_info` has sizes only once they are final: a stale one keeps a dataset from loading."""

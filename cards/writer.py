@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from builders.job import Job
 from builders.layout import Layout
+from builders.units import Units
 from cards.card import Card
 from hub.ledger import Ledger
-from hub.pending import Receipt
+from hub.opened import receipt_of
+from hub.pending import Entry, Receipt
 from hub.repo import Change, Repo, is_folder
 
 CARD_SECONDS = 600.0  # between cards of a growing dataset: each makes the viewer start again
@@ -61,9 +63,21 @@ class CardWriter:
 
     def final(self, parent: str | None) -> Change:
         """Return the change that completes the dataset: the card, then the ledger, which is the sign that it is complete."""
-        self.ledger.load(self.repo.list_files())
+        there = self.repo.list_entries()
+        self.ledger.load(there)
+        self.ledger.add(self._lost_receipts(there))
         files = {"README.md": self._card(parent, is_complete=True), **self.ledger.whole()}
-        return Change(files, [f"{self.ledger.folder}/"], parent)
+        return Change(files, [f"{self.ledger.folder}/", *Layout.of(self.job).outdated(there)], parent)
+
+    def _lost_receipts(self, there: Mapping[str, Entry]) -> Iterator[Receipt]:
+        """Write the receipts that are missing from the chunks: a kill can leave a chunk in a folder without its receipt."""
+        layout = Layout.of(self.job)
+        for unit in Units(self.num_rows, self.job.chunk_rows or 1):
+            if unit.start not in self.ledger.by_start:
+                paths = [unit.path(folder, layout.split_folder) for folder in (layout.skipped, layout.data)]
+                entries = [there[path] for path in paths if path in there]
+                if entries:
+                    yield receipt_of(self.repo, unit.start, unit.stop, entries)
 
     def _card(self, parent: str | None, *, is_complete: bool) -> bytes:
         card = Card(self.job, self.source_columns, self.num_rows, self.num_units, self.ledger.receipts)

@@ -11,6 +11,7 @@ from builders.source import Source
 from builders.text import TextView
 from builders.units import Unit, Units
 from extract.batching import TokenBudget
+from extract.carry import OldRecords, carry
 from extract.partial import Partial
 from extract.sample import Batch
 from extract.stages import batches, samples, texts
@@ -43,16 +44,22 @@ def claim(plan: Plan, world: World, stop: Stop) -> Iterator[Unit]:
 
 
 def read_batches(
-    units: Iterator[Unit], plan: Plan, tokenizer: TextTokenizer, budget: TokenBudget, partial: Partial
+    units: Iterator[Unit],
+    plan: Plan,
+    tokenizer: TextTokenizer,
+    budget: TokenBudget,
+    partial: Partial,
+    old: OldRecords | None = None,
 ) -> Iterator[Batch]:
-    """Source -> rows -> texts -> samples -> batches, unit after unit, in one endless stream."""
+    """Source -> rows -> texts -> samples -> batches, unit after unit, in one endless stream; an update carries texts over."""
     view = plan.job.view
     columns = needed_columns(plan.job, view, plan.source)
     for unit in units:
         work = Work(unit, plan.job)
         partial.restore(work)
         rows = plan.source.read(plan.selection.indices(unit.start, unit.stop), columns)
-        yield from batches(samples(texts(rows, view, work), tokenizer, work), budget, work)
+        new = carry(texts(rows, view, work), old, work)
+        yield from batches(samples(new, tokenizer, work), budget, work)
 
 
 def needed_columns(job: Job, view: TextView, source: Source) -> list[str]:

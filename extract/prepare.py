@@ -9,21 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builders.job import Job, job_from_dict
+from builders.job import Job, stored_job
 from builders.layout import Layout
 from builders.options import ConfigError
 from builders.selection import select
 from builders.source import Source, open_source
 from builders.units import Units
+from extract.carry import OldRecords, carried_columns
 from extract.claim import Plan
 from extract.engines import Engine, load_engine
 from extract.lock import CacheLock
 from extract.model_files import ModelFiles, read_model_files
 from extract.partial import Partial
 from extract.settings import Settings
-from extract.settle import check_same, choose_chunk_rows, load_tokenizer, settle
+from extract.settle import choose_chunk_rows, load_tokenizer, settle
 from extract.stop import Stop
+from extract.update import follow, reopen
 from extract.world import World
+from hub.carried import CarriedRecords, write_index
 from hub.commit import commit_files
 from hub.ledger import Ledger, finished_units
 from hub.pending import Pending, Receipt
@@ -45,6 +48,8 @@ class Session:
     cache: Path
     is_complete: bool  # all units are in the output, and so is the card that says so
     engine: Engine | None  # where a pilot has loaded it
+    previous: Job | None = None  # what readers have while this job updates it
+    old: OldRecords | None = None  # its records, where there is something left to do
 
 
 def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session:
@@ -65,9 +70,11 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
             rows = choose_chunk_rows(job, source_, select(job, source_), load_tokenizer(job, files_), engine)
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)
-        return job.to_dict()
+        previous = read_previous(repo, job)
+        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name}
 
-    job = job_from_dict(world.share("job", settled))
+    shared = world.share("job", settled)
+    job, previous = stored_job(shared["job"]), stored_job(shared["previous"]) if shared["previous"] else None
     source = source_ or _same(open_source(job, settings.cache), job.revision)
     files = files_ or read_model_files(job)
     cache = job_cache(job, settings)
@@ -86,7 +93,10 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     units = Units(selection.num_rows, job.chunk_rows)
     todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world)
     plan = Plan(job, source, selection, units, todo)
-    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine)
+    old = None
+    if previous is not None and todo:
+        old = open_old(repo or reader(job, shared["output"]), previous, cache, world, stop)
+    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old)
 
 
 def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, ModelFiles]:
@@ -95,36 +105,77 @@ def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, 
     Raises:
         ConfigError: the output holds another job, or this one and neither --resume nor --restart was given.
     """
-    stored = read_job(repo, Layout.of(asked))
-    if stored is not None and not settings.restart:
-        asked = asked.adopt(stored)
+    stored = None if settings.restart else read_job(repo, Layout.of(asked))
+    previous = None if stored is None else read_previous(repo, stored)
+    if stored is not None:
+        asked = reopen(asked, stored, previous, settings)
     source, files = open_source(asked, settings.cache), read_model_files(asked)
     job = settle(asked, source, files, settings.device)
-    if stored is not None and not settings.restart:
-        check_same(job, stored, repo.name)
-        if not settings.resume:
-            raise ConfigError(f"{repo.name} holds this job already: --resume goes on with it, --restart deletes it")
-        job = replace(job, chunk_rows=stored.chunk_rows)
+    if stored is not None:
+        job = follow(job, stored, previous, settings, repo.name)
     return job, source, files
 
 
 def read_job(repo: Repo, layout: Layout) -> Job | None:
     """Return the settled job that an output holds."""
     content = repo.read(layout.job)
-    return None if content is None else job_from_dict(json.loads(content)["job"])
+    return None if content is None else stored_job(json.loads(content)["job"])
+
+
+def read_previous(repo: Repo, job: Job) -> Job | None:
+    """Return the job that readers have while `job`, an update of it, is not finished; None where it is, or is no update."""
+    layout = Layout.of(job)
+    content = repo.read(layout.previous) if job.updated_from is not None else None
+    if content is None or repo.read(layout.ledger) is not None:  # with a ledger only the cleaning is left
+        return None
+    return stored_job(json.loads(content)["job"])
 
 
 def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
-    """Write the settled job into an output that does not hold it yet; a restart deletes what was there."""
+    """Write the settled job into an output that does not hold it yet; a restart deletes what was there.
+
+    An update keeps the job of what readers have beside it, and that job's chunks where they are.
+    """
     layout = Layout.of(job)
     stored = read_job(repo, layout)
-    if stored is not None and not settings.restart:
-        return
-    content = json.dumps({"fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
-    deletes = [f"{f}/" for f in (layout.data, layout.skipped)] + [f"{layout.receipts}/", layout.ledger]
-    if stored is not None:  # on its own and first: the new job must never stand beside chunks of the old one
-        commit_files(repo, {}, [*deletes, layout.job], f"Delete {job.build} of {stored.source}", stop.check_late)
-    commit_files(repo, {layout.job: content}, [], f"Begin {job.build} of {job.source}", stop.check_late)
+    files = {layout.job: job_file(job)}
+    message = f"Begin {job.build} of {job.source}"
+    if stored is not None and settings.restart:
+        folders = [f"{folder}/" for folder in (layout.data, layout.skipped)]
+        deletes = [*folders, *layout.generations(repo.list_files()), layout.previous, layout.job]
+        # on its own and first: the new job must never stand beside chunks of the old one
+        commit_files(repo, {}, deletes, f"Delete {job.build} of {stored.source}", stop.check_late)
+    elif stored is not None:
+        if stored.fingerprint == job.fingerprint:
+            return
+        files = {layout.previous: job_file(read_previous(repo, stored) or stored), **files}
+        message = f"Begin the update of {job.source} to {job.revision}"
+    commit_files(repo, files, [], message, stop.check_late)
+
+
+def job_file(job: Job) -> bytes:
+    """The content of `_stillroom/job.json`."""
+    return json.dumps({"fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
+
+
+def open_old(repo: Repo, previous: Job, cache: Path, world: World, stop: Stop) -> OldRecords:
+    """Open the records of the older generation; one worker of each machine writes their index, where there is none."""
+    layout = Layout.of(previous)
+    folder = cache / "carry" / previous.fingerprint[:16]
+    if world.is_leader and not folder.exists():
+        prefix = f"{layout.of_split(layout.data)}/"
+        write_index(repo, prefix, previous.fingerprint, folder, stop.check_late)
+    world.barrier("carry", stop.check_late)
+    return CarriedRecords(repo, folder, carried_columns(previous))
+
+
+def reader(job: Job, name: str) -> Repo:
+    """Open the output to read it, where another worker has opened it to write."""
+    if is_folder(str(job.output)):
+        return open_repo(str(job.output), private=job.private)
+    from hub.remote import HubRepo
+
+    return HubRepo(name)
 
 
 def job_cache(job: Job, settings: Settings) -> Path:
@@ -148,13 +199,14 @@ def plan_units(
         assert repo is not None
         layout = Layout.of(job)
         files = repo.list_files()
-        done = finished_units(repo, files, layout.data, layout.skipped, lambda path: number_at(units, path))
+        data, skipped = layout.of_split(layout.data), layout.of_split(layout.skipped)
+        done = finished_units(repo, files, data, skipped, lambda path: number_at(units, path))
         begun = {start // units.chunk_rows for start in partial.starts()}
         left = [n for n in range(len(units)) if n not in done and n not in waiting]
         todo = sorted((n for n in left if n % settings.num_jobs == settings.job_index), key=lambda n: n not in begun)
         landed = with_receipts(repo, job, files, units, done & waiting)
-        is_complete = len(done) == len(units) and layout.ledger in files and waiting == landed
-        return [todo, sorted(landed), is_complete]
+        is_whole = len(done) == len(units) and layout.ledger in files and layout.previous not in files
+        return [todo, sorted(landed), is_whole and waiting == landed]
 
     todo, landed, is_complete = world.share("plan", planned)
     for number in landed:

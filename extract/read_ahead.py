@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,35 +12,41 @@ T = TypeVar("T")
 POLL_SECONDS = 0.1
 
 
-def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+def read_ahead(items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda item: 1) -> Generator[T, None, None]:
     """Yield `items`, computed in a thread, at most `depth` ahead. An error there is raised here, in its place.
+
+    `weigh` says for how many of the `depth` an item counts, where some hold much memory.
 
     Closing this generator ends the thread at its next item.
     """
-    ready: queue.Queue[T | BaseException | None] = queue.Queue(depth)
+    ready: queue.Queue[tuple[int, T] | BaseException | None] = queue.Queue()
+    places = threading.Semaphore(depth)
     is_closed = threading.Event()
 
-    def put(item: T | BaseException | None) -> bool:
-        while not is_closed.is_set():
-            with suppress(queue.Full):
-                ready.put(item, timeout=POLL_SECONDS)
-                return True
-        return False
+    def put(item: T) -> bool:
+        weight = min(depth, weigh(item))
+        for _ in range(weight):
+            while not places.acquire(timeout=POLL_SECONDS):
+                if is_closed.is_set():
+                    return False
+        ready.put((weight, item))
+        return not is_closed.is_set()
 
     def produce() -> None:
         try:
-            if all(put(item) for item in items):
-                put(None)
+            if all(map(put, items)):
+                ready.put(None)
         except BaseException as error:
-            put(error)
+            ready.put(error)
 
     thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        while (got := ready.get()) is not None:
+            if isinstance(got, BaseException):
+                raise got
+            places.release(got[0])
+            yield got[1]
     finally:
         is_closed.set()
         thread.join(timeout=10)

@@ -16,6 +16,7 @@ if not __package__:  # started by path: Python put extract/ on sys.path, not the
     sys.path[:] = [str(CHECKOUT)] + [p for p in sys.path if p != str(CHECKOUT / "extract")]
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -117,8 +118,9 @@ def pour(
     budget = TokenBudget(settings.max_batch_tokens or engine.max_batch_tokens)
     writer = ChunkWriter(session, embeddings_columns(plan.job, plan.source.columns, engine.dimension))
     units = claim(plan, world, stop)
-    batches = read_batches(units, plan, load_tokenizer(plan.job, session.files), budget, partial)
-    with writer, closing(read_ahead(batches, BATCHES_AHEAD)) as ahead, closing(engine.embed(ahead, budget)) as results:
+    batches = read_batches(units, plan, load_tokenizer(plan.job, session.files), budget, partial, session.old)
+    ahead = read_ahead(batches, BATCHES_AHEAD, lambda batch: batch.weight)
+    with writer, closing(ahead), closing(engine.embed(ahead, budget)) as results:
         for batch, vectors, padded in results:
             work = batch.work
             work.put(batch.samples, vectors, padded)
@@ -161,8 +163,8 @@ class ChunkWriter:
     def _write(self, work: Work) -> None:
         job, unit, layout = self.session.plan.job, work.unit, Layout.of(self.session.plan.job)
         tables = {
-            unit.path(layout.skipped, layout.split): work.skipped_table() if work.skipped else None,
-            unit.path(layout.data, layout.split): work.records(self.columns) if work.rows else None,
+            unit.path(layout.skipped, layout.split_folder): work.skipped_table() if work.skipped else None,
+            unit.path(layout.data, layout.split_folder): work.records(self.columns) if work.rows else None,
         }
         metadata = {
             "format": FORMAT_VERSION,
@@ -191,7 +193,7 @@ def open_uploader(session: Session, settings: Settings, world: World) -> Uploade
     limit = repo.commits_per_hour and settings.commits_per_hour
     cards = card_writer(session, settings)
     committer = Committer(repo, CommitBudget(limit, writer), patience, cards.ledger.part)
-    if world.is_main:
+    if world.is_main and session.previous is None:  # readers keep the dataset that an update works on, and its card
         committer.cards = cards.growing
     shared = (world, world.num_machines) if is_shared else ()
     return Uploader(repo, session.pending, LocalOutbox(committer, *shared), patience, num_machines)
@@ -200,6 +202,8 @@ def open_uploader(session: Session, settings: Settings, world: World) -> Uploade
 def finish(session: Session, settings: Settings, world: World, stop: Stop) -> int:
     """Complete the card once all units are in the output, whichever worker or job was the last; say what is left."""
     left = world.share("left", lambda: finish_output(session, settings, stop))
+    if world.is_leader and stop.reason is None:  # all units of this job are done, and need no older records
+        shutil.rmtree(session.cache / "carry", ignore_errors=True)
     if not left:
         return 0
     if world.is_main:
@@ -214,7 +218,8 @@ def finish_output(session: Session, settings: Settings, stop: Stop) -> str:
     assert repo is not None
     if not session.is_complete:
         files = repo.list_files()
-        done = finished_units(repo, files, layout.data, layout.skipped, lambda path: number_at(plan.units, path))
+        data, skipped = layout.of_split(layout.data), layout.of_split(layout.skipped)
+        done = finished_units(repo, files, data, skipped, lambda path: number_at(plan.units, path))
         if len(done) < len(plan.units):
             return f"{len(plan.units) - len(done)} of {len(plan.units)} units"
         cards = card_writer(session, settings)

@@ -36,6 +36,12 @@ class Batch:
     is_last: bool = False
 
     @property
+    def weight(self) -> int:
+        """MB of records that wait with the end of a unit to be written, at least 1."""
+        carried = self.work.carried if self.is_last else []
+        return 1 + sum(records.nbytes for _, records in carried) // 10**6
+
+    @property
     def num_tokens(self) -> int:
         """Tokens without padding."""
         return sum(sample.num_tokens for sample in self.samples)

@@ -14,6 +14,9 @@ class Settings:
     """Options of one run, as against those of the job."""
 
     resume: bool = option(False, "go on with the job that the output holds, or begin it", group="Run")
+    update: bool = option(
+        False, "as --resume, with the newest revision of the source: computes new and changed rows only", group="Run"
+    )
     restart: bool = option(False, "delete what the output holds of this configuration and begin", group="Run")
     max_runtime_minutes: float | None = option(
         None, "stop early enough to have everything uploaded after so many minutes [never]", group="Run", minimum=0
@@ -44,12 +47,18 @@ class Settings:
             ConfigError: with the flag, the value and what would be right.
         """
         check_fields(self)
-        if self.resume and self.restart:
-            raise ConfigError("--resume and --restart exclude each other: give one of them")
+        for name in ("resume", "update"):
+            if getattr(self, name) and self.restart:
+                raise ConfigError(f"--{name} and --restart exclude each other: give one of them")
         if self.job_index >= self.num_jobs:
             raise ConfigError(
                 f"--job-index is {self.job_index}: with --num-jobs {self.num_jobs} it is at most {self.num_jobs - 1}"
             )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run may go on with what the output holds."""
+        return self.resume or self.update
 
     @property
     def cache(self) -> Path:

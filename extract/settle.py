@@ -63,9 +63,12 @@ def check_same(asked: Job, stored: Job, output: str) -> None:
     differences = stored.differences(replace(asked, chunk_rows=asked.chunk_rows or stored.chunk_rows))
     if differences:
         lines = "".join(f"\n  {line}" for line in differences)
+        is_newer = len(differences) == 1 and differences[0].startswith("revision:")
         raise ConfigError(
             f"{output} holds another job; it differs in{lines}\n"
-            "Give the job that it holds, another --output or --config-name, or --restart to delete it"
+            + "--update goes on with this revision and computes the rows that differ. Or give" * is_newer
+            + "Give" * (not is_newer)
+            + " the job that it holds, another --output or --config-name, or --restart to delete it"
         )
 
 

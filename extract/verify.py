@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -26,13 +27,15 @@ from builders.options import ConfigError
 from builders.selection import Selection, select
 from builders.source import open_source
 from builders.units import Units
-from extract.prepare import read_job
+from extract.prepare import read_job, read_previous
 from extract.settings import Settings
 from hub.commit import commit_files
 from hub.ledger import Ledger
 from hub.pending import Receipt
 from hub.repo import HUB_ID, HUB_NAME, CommitError, Repo, is_folder, open_repo
 from hub.verify import READ_THREADS, PlannedUnit, Problem, Verifier
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 20  # problems in the table; JSON has all
 
@@ -116,9 +119,15 @@ def verify(output: str, config_name: str, split: str | None, settings: Settings,
     if split not in (None, job.split):
         raise ConfigError(f"--split is {split!r}: the job of {repo.name} makes {job.split!r}")
     layout = Layout.of(job)
+    previous = read_previous(repo, job)
+    if previous is not None:
+        logger.info("an update is unfinished: this proves it, at %s; readers have %s", job.revision, previous.revision)
     source = open_source(job, settings.cache)
     if source.revision != job.revision:
-        raise ConfigError(f"--source {source.name} has changed: it is {source.revision}, and was {job.revision}")
+        raise ConfigError(
+            f"--source {source.name} has changed: it is {source.revision}, and was {job.revision}: "
+            "--update goes on with what it is"
+        )
     selection = select(job, source)
     units = plan(job, layout, selection)
     verifier = hold(repo, job, layout, deep=deep)
@@ -137,7 +146,7 @@ def hold(repo: Repo, job: Job, layout: Layout, *, deep: bool) -> Verifier:
     return Verifier(
         repo,
         files,
-        [f"{folder}/{layout.split}" for folder in (layout.data, layout.skipped)],
+        [layout.of_split(folder) for folder in (layout.data, layout.skipped)],
         job.fingerprint,
         job.normalize,
         ledger.by_start,
@@ -155,8 +164,8 @@ def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:
             unit.number,
             unit.start,
             unit.stop,
-            unit.path(layout.data, layout.split),
-            unit.path(layout.skipped, layout.split),
+            unit.path(layout.data, layout.split_folder),
+            unit.path(layout.skipped, layout.split_folder),
             partial(selection.indices, unit.start, unit.stop),
         )
         for unit in Units(selection.num_rows, job.chunk_rows)

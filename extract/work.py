@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from builders.chat import clean_text
+from builders.content import content_hash
 from builders.files import SourceError
 from builders.job import Job
 from builders.row import Row, RowError
@@ -26,8 +27,12 @@ class Work:
     unit: Unit
     job: Job
     rows: dict[int, tuple[int, str | None, str | None]] = field(default_factory=dict)  # position: index, id, source
+    hashes: dict[int, str] = field(default_factory=dict)  # position: content hash
     texts: dict[int, tuple[Text, ...]] = field(default_factory=dict)  # position: texts, where the job keeps them
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # index, reason, detail
+    carried: list[tuple[np.ndarray, pa.Table]] = field(default_factory=list)  # positions (int64 [K]), K old records
+    num_carried: int = 0
+    num_carried_tokens: int = 0
     num_padded_tokens: int = 0
     seconds: float = 0.0  # from claim to the last vector
     started: float = field(default_factory=time.monotonic)
@@ -42,6 +47,7 @@ class Work:
     def add_row(self, position: int, row: Row, texts: tuple[Text, ...]) -> None:
         """Account for a row that gives a record."""
         self.rows[position] = (row.index, _text(row, self.job.id_column), _text(row, self.job.source_column))
+        self.hashes[position] = content_hash(texts)
         if self.job.keep_text:
             self.texts[position] = texts
 
@@ -54,18 +60,36 @@ class Work:
         if not samples:
             return
         self.num_padded_tokens += padded
-        if self.vectors is None:
-            shape = (*self.is_done.shape, vectors_BD.shape[1])
-            self.vectors = np.full(shape, np.nan, np.float32)
         fields = [sample.field for sample in samples]
         positions = [sample.position for sample in samples]
-        self.vectors[fields, positions] = vectors_BD
+        self._make_room(vectors_BD.shape[1])[fields, positions] = vectors_BD
         self.num_tokens[fields, positions] = [sample.num_tokens for sample in samples]
         self.truncated[fields, positions] = [sample.truncated for sample in samples]
         self.is_done[fields, positions] = True
 
+    def _put_carried(self, positions: np.ndarray, old: pa.Table) -> None:
+        """Keep what old records hold: their vectors, and their counts, which stand for all fields together."""
+        for number, name in enumerate(embedding_names(self.job)):
+            column = old[name].combine_chunks()
+            known = column.is_valid().to_numpy(zero_copy_only=False)
+            vectors = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+            self._make_room(column.type.list_size)[number, positions[known]] = vectors
+            self.is_done[number, positions] = known
+        self.num_tokens[:, positions] = self.truncated[:, positions] = 0
+        self.num_tokens[0, positions] = old["num_tokens"].to_numpy()
+        self.truncated[0, positions] = old["truncated"].to_numpy(zero_copy_only=False)
+        self.num_carried += len(positions)
+        self.num_carried_tokens += int(self.num_tokens[0, positions].sum())
+
+    def _make_room(self, dimension: int) -> np.ndarray:
+        if self.vectors is None:
+            self.vectors = np.full((*self.is_done.shape, dimension), np.nan, np.float32)
+        return self.vectors
+
     def finish(self) -> None:
-        """List the rows that ended without any vector; call it once, when all batches are back."""
+        """Put carried records in and list the rows that ended without any vector; call it once, when all batches are back."""
+        while self.carried:
+            self._put_carried(*self.carried.pop())
         for position in [p for p in self.rows if not self.is_done[:, p].any()]:
             index, _, _ = self.rows.pop(position)
             self.skip(index, RowError("empty_text", "the tokenizer finds no token in the text"))
@@ -85,10 +109,11 @@ class Work:
         return {
             "rows": self.unit.num_rows,
             "records": len(self.rows),
+            "carried": self.num_carried,
             "skipped": len(self.skipped),
             "truncated": int(self.truncated.any(axis=0).sum()),
             "tokens": num_tokens,
-            "padding": self.num_padded_tokens - num_tokens,
+            "padding": self.num_padded_tokens - (num_tokens - self.num_carried_tokens),
             **({} if self.vectors is None else {"dimension": self.vectors.shape[-1]}),
             **reasons,
         }
@@ -101,6 +126,7 @@ class Work:
             "index": index,
             "id": ids,
             "dataset_source": sources,
+            "content_hash": [self.hashes[p] for p in positions],
             "num_tokens": self.num_tokens.sum(axis=0, dtype=np.int32)[positions],
             "truncated": np.logical_or.reduce(self.truncated)[positions],
         }

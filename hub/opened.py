@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hub.chunk import METADATA_KEY
-from hub.pending import Entry
+from hub.pending import Entry, Receipt
 from hub.repo import Repo
 
 END_BYTES = 1 << 16  # read at first: a footer with its job is 5 to 20 kB
@@ -94,6 +94,18 @@ class Opened:
             yield from self.file.iter_batches(BATCH_ROWS)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DamageError(_unreadable(error)) from error
+
+
+def receipt_of(repo: Repo, start: int, stop: int, entries: Sequence[Entry]) -> Receipt:
+    """Write the receipt of a unit from its files: skipped rows first, as a run has them.
+
+    Raises:
+        DamageError: a file cannot be read.
+        OSError, RuntimeError: the output does not answer.
+    """
+    opened = [Opened.open(repo, entry, deep=not entry.sha256) for entry in entries]
+    whole = (Entry(o.entry.path, o.entry.size, o.entry.sha256 or o.sha256) for o in opened)
+    return Receipt(start, stop, tuple(whole), opened[-1].counts)
 
 
 def wrong_vectors(batch: pa.RecordBatch, *, is_normalized: bool) -> Iterator[str]:

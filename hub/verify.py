@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from hub.opened import DamageError, Opened, wrong_vectors
+from hub.opened import DamageError, Opened, receipt_of, wrong_vectors
 from hub.pending import Entry, Receipt
 from hub.repo import Repo
 
@@ -101,9 +101,9 @@ class Verifier:
         Raises:
             DamageError: a file cannot be read.
         """
-        opened = [Opened.open(self.repo, self.files[p], deep=not self.files[p].sha256) for p in self._present(unit)]
-        entries = (Entry(o.entry.path, o.entry.size, o.entry.sha256 or o.sha256) for o in reversed(opened))
-        return Receipt(unit.start, unit.stop, tuple(entries), opened[0].counts)  # skipped rows first, as a run has it
+        return receipt_of(
+            self.repo, unit.start, unit.stop, [self.files[path] for path in reversed(self._present(unit))]
+        )
 
     def _present(self, unit: PlannedUnit) -> list[str]:
         return [path for path in unit.paths if path in self.files]

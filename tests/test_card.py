@@ -42,8 +42,8 @@ def make(folder: Path, job: Job = JOB, units: int = 3, skipped: int = 1, done: i
     receipts = []
     for number in range(units if done is None else done):
         unit = Unit(number, 5 * number, 5 * number + 5)
-        tables = {unit.path(layout.skipped, layout.split): table(skipped)} if skipped else {}
-        tables |= {unit.path(layout.data, layout.split): table(5 - skipped)} if skipped < 5 else {}
+        tables = {unit.path(layout.skipped, layout.split_folder): table(skipped)} if skipped else {}
+        tables |= {unit.path(layout.data, layout.split_folder): table(5 - skipped)} if skipped < 5 else {}
         counts = {"rows": 5, "records": 5 - skipped, "skipped": skipped, "tokens": 50, "truncated": 0, "dimension": 8}
         counts |= {"skipped_empty_text": skipped} if skipped else {}
         receipts.append(pending.add(unit.start, unit.stop, tables, {"counts": counts}))

@@ -129,3 +129,22 @@ def test_the_last_change_keeps_an_edit_made_meanwhile(hub, repo, committer, card
     commit_change(repo, final, "Complete the card", lambda: None)
     assert "**Complete**" in readme(hub) and "Words of a person" in readme(hub)
     assert Layout.of(JOB).ledger in hub.files(REPO) and not any("receipts/" in path for path in hub.files(REPO))
+
+
+def test_a_chunk_whose_receipt_was_lost_counts(tmp_path):
+    """A kill between the two leaves a folder so: the last card reads the chunk's own metadata."""
+    from hub.folder import FolderRepo
+    from hub.pending import Pending
+    from tests.test_chunk import table
+
+    folder, pending = FolderRepo(tmp_path / "out"), Pending(tmp_path / "pending")
+    job = Job(output=str(tmp_path / "out"), source="user/chats", model="m", revision="1" * 40, chunk_rows=5)
+    counts = {"rows": 5, "records": 5, "skipped": 0, "tokens": 50, "truncated": 0, "dimension": 8}
+    path = "data/train/0000/000000000000-000000000005.parquet"
+    receipt = pending.add(0, 5, {path: table(5)}, {"counts": counts})
+    folder.upload({pending.files / path: receipt.files[0]})
+    folder.commit({path: receipt.files[0]}, [], "")
+    cards = CardWriter(folder, job, ["messages"], 5, 1)
+    commit_change(folder, cards.final, "Complete the card", lambda: None)
+    assert cards.ledger.receipts == [receipt]
+    assert "5 records and 0 skipped rows of 5" in (tmp_path / "out/README.md").read_text()

@@ -105,6 +105,7 @@ FLAGS = [
     (["--job", "nope.toml"], "--job nope.toml: there is no such file"),
     (["--job", "x.toml", "--preset", "demo-embeddings"], "--preset and --job exclude each other"),
     (["--resume", "--restart"], "--resume and --restart exclude each other"),
+    (["--update", "--restart"], "--update and --restart exclude each other"),
 ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from builders.job import Job, job_from_dict, preset_names, read_preset, read_toml
+from builders.job import Job, job_from_dict, preset_names, read_preset, read_toml, stored_job
 from builders.options import ConfigError, option_fields
 
 SETTLED = Job(
@@ -87,8 +87,16 @@ def test_every_option_says_what_it_is_and_its_group():
 
 
 def test_a_job_survives_json():
-    job = replace(SETTLED, fields=("think", "response"), text_template=None)
-    assert job_from_dict(json.loads(json.dumps(job.to_dict()))) == job
+    job = replace(SETTLED, fields=("think", "response"), text_template=None, updated_from="c" * 40)
+    assert stored_job(json.loads(json.dumps(job.to_dict()))) == job
+
+
+def test_what_a_run_settles_is_no_option_and_no_difference():
+    with pytest.raises(ConfigError, match="unknown option 'updated_from'"):
+        job_from_dict({"updated_from": "c" * 40})
+    assert "updated_from" not in option_fields(Job)
+    updated = replace(SETTLED, updated_from="c" * 40)
+    assert updated.fingerprint == SETTLED.fingerprint and not updated.differences(SETTLED)
 
 
 def other_value(name, spec, value):

@@ -95,3 +95,21 @@ def test_work_overlaps():
     for _ in read_ahead(items(), 4):
         time.sleep(0.02)
     assert time.perf_counter() - started < 0.35
+
+
+@pytest.mark.parametrize(("weight", "ahead"), [(1, 8), (4, 2), (8, 1), (100, 1)])
+def test_heavy_items_leave_room_for_fewer(weight, ahead):
+    made = []
+
+    def items():
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    stream = read_ahead(items(), 8, lambda item: weight)
+    assert next(stream) == 0
+    wait_for(lambda: len(made) == ahead + 2)  # those that wait, the one in hand and the one that has no room
+    time.sleep(0.3)
+    assert len(made) == ahead + 2
+    assert list(stream) == list(range(1, 100))
+    assert not threads()

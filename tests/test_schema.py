@@ -38,6 +38,7 @@ def test_features_are_what_one_would_write_by_hand():
             "index": Value("int64"),
             "id": Value("string"),
             "dataset_source": Value("string"),
+            "content_hash": Value("string"),
             "num_tokens": Value("int32"),
             "truncated": Value("bool"),
             "embedding": List(Value("float32"), length=8),
@@ -71,7 +72,7 @@ def test_vectors_of_numpy_come_back_as_they_went_in():
 
 
 def test_carried_columns_are_there_only_where_the_source_has_them():
-    assert schema_of(JOBS[0], ["text"]).names == ["index", "num_tokens", "truncated", "embedding"]
+    assert schema_of(JOBS[0], ["text"]).names == ["index", "content_hash", "num_tokens", "truncated", "embedding"]
     job = Job(id_column="key", source_column="origin")
     assert schema_of(job, ["key", "origin"]).names[:3] == ["index", "id", "dataset_source"]
 

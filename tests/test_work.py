@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.content import content_hash
 from builders.job import Job
 from builders.row import Row, RowError
 from builders.schema import arrow_schema, embeddings_columns
 from builders.text import Text
 from builders.units import Unit
-from extract.sample import Sample
+from extract.sample import Batch, Sample
 from extract.work import Work
 
 SOURCE_COLUMNS = ("id", "dataset_source")
@@ -46,6 +47,7 @@ def test_records_come_out_in_row_order_with_the_schema_of_the_dataset():
             "index": 1000 + p,
             "id": str(p),
             "dataset_source": None,
+            "content_hash": content_hash((Text("", f"text {p}"),)),
             "num_tokens": p + 1,
             "truncated": p == 2,
             "text": f"text {p}",
@@ -60,6 +62,7 @@ def test_the_source_may_have_neither_id_nor_source():
     put(work, 0, 0, [1, 2])
     assert work.records(embeddings_columns(work.job, (), 2)).column_names == [
         "index",
+        "content_hash",
         "num_tokens",
         "truncated",
         "embedding",
@@ -110,6 +113,7 @@ def test_a_unit_of_skipped_rows_alone():
     assert work.counts() == {
         "rows": 2,
         "records": 0,
+        "carried": 0,
         "skipped": 2,
         "truncated": 0,
         "tokens": 0,
@@ -159,3 +163,55 @@ def test_records_are_one_arrow_chunk_of_the_right_type():
     work = work_of(Job(storage_dtype="float16"), 1)
     put(work, 0, 0, [0.5, 0.25])
     assert records(work).schema.field("embedding").type == pa.list_(pa.field("element", pa.float16()), 2)
+
+
+def old_records(job, vectors, num_tokens=5, truncated=True):
+    """Records of an older generation, as hub/carried.py gives them: one list of vectors for each field."""
+    columns = {column.name: column.arrow_type for column in embeddings_columns(job, (), 2)}
+    data = {"num_tokens": [num_tokens] * len(vectors[0]), "truncated": [truncated] * len(vectors[0])}
+    data |= dict(zip((name for name in columns if name.startswith("embedding")), vectors, strict=True))
+    return pa.table({name: pa.array(values, columns[name]) for name, values in data.items()})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_carried_records_stand_among_computed_ones(dtype):
+    job = Job(storage_dtype=dtype)
+    work = work_of(job, 4)
+    put(work, 1, 0, [0, 1])
+    work.carried.append((np.array([3, 0]), old_records(job, [[[0.3, 3], [0.1, 0]]])))
+    work.finish()
+    table = records(work)
+    assert table["index"].to_pylist() == [1000, 1001, 1003]
+    expected = np.array([[0.1, 0], [0, 1], [0.3, 3]], dtype).tolist()
+    assert table["embedding"].to_pylist() == expected
+    assert table["num_tokens"].to_pylist() == [5, 3, 5]
+    assert table["truncated"].to_pylist() == [True, False, True]
+    counts = work.counts()
+    assert {name: counts[name] for name in ("records", "carried", "skipped", "tokens", "padding")} == {
+        "records": 3,
+        "carried": 2,
+        "skipped": 1,
+        "tokens": 13,
+        "padding": 1,
+    }
+
+
+def test_a_vector_that_an_old_record_lacks_is_not_made_up():
+    """Not even where an earlier run left one of the row in its partial file."""
+    job = Job(fields=("think", "response"))
+    work = work_of(job, 2)
+    put(work, 0, 0, [9, 9])
+    work.carried.append((np.array([0, 1]), old_records(job, [[None, [1, 2]], [[3, 4], None]])))
+    work.finish()
+    table = records(work)
+    assert table["embedding_think"].to_pylist() == [None, [1, 2]]
+    assert table["embedding_response"].to_pylist() == [[3, 4], None]
+    assert table["num_tokens"].to_pylist() == [5, 5]
+
+
+def test_the_end_of_a_unit_weighs_as_much_as_what_is_carried():
+    work = work_of(Job(), 1)
+    assert Batch(work, is_last=True).weight == 1
+    work.carried.append((np.arange(500_000), old_records(Job(), [[[1, 2]] * 500_000])))
+    assert Batch(work).weight == 1
+    assert Batch(work, is_last=True).weight == 1 + work.carried[0][1].nbytes // 10**6 > 5
