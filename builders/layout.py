@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from builders.job import LOCAL_SHA, Job
 
 META = "_stillroom"
+FORMAT = 2  # of the job file, receipts and chunks
 GENERATION_DIGITS = 8  # of the revision
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builders.job import Job, stored_job
-from builders.layout import Layout
+from builders.layout import FORMAT, Layout
 from builders.options import ConfigError
 from builders.selection import select
 from builders.source import Source, open_source
@@ -21,6 +20,7 @@ from extract.engines import Engine, load_engine
 from extract.lock import CacheLock
 from extract.model_files import ModelFiles, read_model_files
 from extract.partial import Partial
+from extract.plan import plan_units
 from extract.settings import Settings
 from extract.settle import choose_chunk_rows, load_tokenizer, settle
 from extract.stop import Stop
@@ -28,8 +28,7 @@ from extract.update import follow, reopen
 from extract.world import World
 from hub.carried import CarriedRecords, write_index
 from hub.commit import commit_files
-from hub.ledger import Ledger, finished_units
-from hub.pending import Pending, Receipt
+from hub.pending import Pending
 from hub.repo import Repo, is_folder, open_repo
 
 logger = logging.getLogger(__name__)
@@ -117,9 +116,21 @@ def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, 
 
 
 def read_job(repo: Repo, layout: Layout) -> Job | None:
-    """Return the settled job that an output holds."""
+    """Return the settled job that an output holds.
+
+    Raises:
+        ConfigError: it is of another format than this version of stillroom writes.
+    """
     content = repo.read(layout.job)
-    return None if content is None else stored_job(json.loads(content)["job"])
+    if content is None:
+        return None
+    stored = json.loads(content)
+    if stored.get("format", 1) != FORMAT:
+        raise ConfigError(
+            f"{repo.name} was begun in format {stored.get('format', 1)}, and this stillroom writes format {FORMAT}: "
+            "go on with the version that began it, give another --output, or --restart to delete it"
+        )
+    return stored_job(stored["job"])
 
 
 def read_previous(repo: Repo, job: Job) -> Job | None:
@@ -137,14 +148,14 @@ def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
     An update keeps the job of what readers have beside it, and that job's chunks where they are.
     """
     layout = Layout.of(job)
-    stored = read_job(repo, layout)
+    stored = None if settings.restart else read_job(repo, layout)
     files = {layout.job: job_file(job)}
     message = f"Begin {job.build} of {job.source}"
-    if stored is not None and settings.restart:
+    if settings.restart and repo.read(layout.job) is not None:
         folders = [f"{folder}/" for folder in (layout.data, layout.skipped)]
         deletes = [*folders, *layout.generations(repo.list_files()), layout.previous, layout.job]
         # on its own and first: the new job must never stand beside chunks of the old one
-        commit_files(repo, {}, deletes, f"Delete {job.build} of {stored.source}", stop.check_late)
+        commit_files(repo, {}, deletes, f"Delete what {layout.job} began", stop.check_late)
     elif stored is not None:
         if stored.fingerprint == job.fingerprint:
             return
@@ -155,7 +166,7 @@ def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
 
 def job_file(job: Job) -> bytes:
     """The content of `_stillroom/job.json`."""
-    return json.dumps({"fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
+    return json.dumps({"format": FORMAT, "fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
 
 
 def open_old(repo: Repo, previous: Job, cache: Path, world: World, stop: Stop) -> OldRecords:
@@ -186,67 +197,6 @@ def job_cache(job: Job, settings: Settings) -> Path:
     name = f"{Path(output).name}-{place}-{job.fingerprint[:16]}"
     part = f"-{settings.job_index}-of-{settings.num_jobs}" if settings.num_jobs > 1 else ""
     return settings.cache / "jobs" / (name + part)
-
-
-def plan_units(
-    job: Job, units: Units, repo: Repo | None, pending: Pending, partial: Partial, settings: Settings, world: World
-) -> tuple[Sequence[int], bool]:
-    """Return the units to do, those begun on this disk first, and whether the output is complete with its card."""
-    receipts = fitting_receipts(pending, units) if world.is_leader else {}
-    waiting = {number for part in world.gather("pending", list(receipts)) for number in part}
-
-    def planned() -> list[object]:
-        assert repo is not None
-        layout = Layout.of(job)
-        files = repo.list_files()
-        data, skipped = layout.of_split(layout.data), layout.of_split(layout.skipped)
-        done = finished_units(repo, files, data, skipped, lambda path: number_at(units, path))
-        begun = {start // units.chunk_rows for start in partial.starts()}
-        left = [n for n in range(len(units)) if n not in done and n not in waiting]
-        todo = sorted((n for n in left if n % settings.num_jobs == settings.job_index), key=lambda n: n not in begun)
-        landed = with_receipts(repo, job, files, units, done & waiting)
-        is_whole = len(done) == len(units) and layout.ledger in files and layout.previous not in files
-        return [todo, sorted(landed), is_whole and waiting == landed]
-
-    todo, landed, is_complete = world.share("plan", planned)
-    for number in landed:
-        if number in receipts:  # its commit landed and the answer was lost, or another machine computed it
-            pending.remove(receipts[number])
-    return todo, is_complete
-
-
-def fitting_receipts(pending: Pending, units: Units) -> dict[int, Receipt]:
-    """Return what is pending by the number of its unit; what is of no unit of this plan is thrown away."""
-    found = {}
-    for receipt in pending.scan():
-        numbers = {number_at(units, entry.path) for entry in receipt.files}
-        unit = units.at(f"{receipt.start:012d}-{receipt.stop:012d}.parquet")
-        if unit is not None and numbers == {unit.number}:
-            found[unit.number] = receipt
-        else:
-            logger.warning(
-                "rows %d-%d are pending, and no unit of this plan: thrown away", receipt.start, receipt.stop
-            )
-            pending.remove(receipt)
-    return found
-
-
-def with_receipts(repo: Repo, job: Job, files: Mapping[str, int], units: Units, numbers: set[int]) -> set[int]:
-    """Return the units of `numbers`, whose chunks the output holds, whose receipts it holds too.
-
-    A commit on the Hub shows both at once. A folder gets the receipt last: a kill may have left a unit without.
-    """
-    if not numbers or not is_folder(str(job.output)):
-        return numbers
-    ledger = Ledger(repo, Layout.of(job).receipts, Layout.of(job).ledger)
-    ledger.load(files)
-    return {number for number in numbers if units[number].start in ledger.by_start}
-
-
-def number_at(units: Units, path: str) -> int | None:
-    """Number of the unit whose file this path could be."""
-    unit = units.at(path)
-    return None if unit is None else unit.number
 
 
 def _open(asked: Job) -> Repo:

@@ -17,27 +17,26 @@ if not __package__:  # started by path: Python put extract/ on sys.path, not the
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 
 from builders.job import Job
 from builders.layout import Layout
-from builders.schema import Column, embeddings_columns
+from builders.schema import embeddings_columns
 from cards.writer import CardWriter
 from extract.batching import TokenBudget
 from extract.claim import claim, read_batches
 from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, load_engine
-from extract.prepare import Session, number_at, prepare
+from extract.plan import number_at
+from extract.prepare import Session, prepare
 from extract.progress import Progress, describe
 from extract.read_ahead import read_ahead
 from extract.settings import Settings
 from extract.settle import load_tokenizer
 from extract.stop import LateError, Stop
-from extract.versions import VERSIONS
-from extract.work import Work
 from extract.world import World
+from extract.writer import ChunkWriter
 from hub.budget import CommitBudget
 from hub.commit import Uploader, commit_change
 from hub.committer import Committer
@@ -48,7 +47,6 @@ from hub.patience import Patience
 logger = logging.getLogger("stillroom")
 
 BATCHES_AHEAD = 64  # read, rendered and tokenised ahead of the model: some megabytes
-FORMAT_VERSION = 1
 
 
 def run(asked: Job, settings: Settings) -> int:
@@ -135,50 +133,6 @@ def pour(
             tick()
             if stop.now:
                 break
-
-
-class ChunkWriter:
-    """Writes finished units into pending in a thread, one at a time, while the model goes on."""
-
-    def __init__(self, session: Session, columns: Sequence[Column]) -> None:
-        self.session, self.columns = session, columns
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> ChunkWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Finish the chunk in hand, whatever ends the loop."""
-        self._pool.shutdown(wait=True)
-        if error[0] is None and self._last is not None:
-            self._last.result()
-
-    def write(self, work: Work) -> None:
-        """Begin to write a unit; an error of the one before is raised here."""
-        if self._last is not None:
-            self._last.result()
-        self._last = self._pool.submit(self._write, work)
-
-    def _write(self, work: Work) -> None:
-        job, unit, layout = self.session.plan.job, work.unit, Layout.of(self.session.plan.job)
-        tables = {
-            unit.path(layout.skipped, layout.split_folder): work.skipped_table() if work.skipped else None,
-            unit.path(layout.data, layout.split_folder): work.records(self.columns) if work.rows else None,
-        }
-        metadata = {
-            "format": FORMAT_VERSION,
-            "fingerprint": job.fingerprint,
-            "source_revision": job.revision,
-            "start": unit.start,
-            "stop": unit.stop,
-            "counts": work.counts(),
-            "versions": VERSIONS,
-            "job": job.to_dict(),
-        }
-        whole = {path: table for path, table in tables.items() if table is not None}
-        self.session.pending.add(unit.start, unit.stop, whole, metadata)
-        self.session.partial.remove(unit)
 
 
 def open_uploader(session: Session, settings: Settings, world: World) -> Uploader:

@@ -19,7 +19,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
-from hub import remote
+from hub import reader
 from tests.hubserver import HubServer
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, server: HubServer) -> None:
     """Point the client in this process to a test Hub, and let its waits be short."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(reader, "READ_SECONDS", 0.05)
     monkeypatch.setitem(_http.http_backoff.__kwdefaults__, "max_wait_time", 0.02)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"

@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, close_session, constants
 from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.utils import _http
 
-from hub import remote
+from hub import reader
 from hub.faults import HOURLY_SECONDS, Fault, diagnose
 from tests.hubserver import HubServer
 from tests.hubstore import Faults
@@ -81,8 +81,8 @@ def test_the_request_limit_names_its_end(hub, api):
 
 
 def test_a_hanging_server(hub, api, monkeypatch):
-    monkeypatch.setattr(remote, "TIMEOUT", 0.3)
-    remote.set_timeouts()
+    monkeypatch.setattr(reader, "TIMEOUT", 0.3)
+    reader.set_timeouts()
     close_session()
     hub.faults.next("commit", ["hang"])
     try:

@@ -157,3 +157,15 @@ def test_adopt_does_not_pin_another_source_or_model_to_a_sha_it_never_had():
 def test_adopt_leaves_what_the_asked_job_excludes_so_that_it_shows_as_a_difference(stored, asked):
     settled = replace(SETTLED, **stored)
     assert len(settled.differences(Job(source="user/chats", model="user/model", **asked).adopt(settled))) == 2
+
+
+def test_an_output_of_another_format_is_not_gone_on_with(tmp_path):
+    """Its chunks have other columns than those that would stand beside them."""
+    from builders.layout import Layout
+    from extract.prepare import read_job
+    from hub.folder import FolderRepo
+
+    repo = FolderRepo(tmp_path)
+    repo.commit({Layout().job: b'{"fingerprint": "", "job": {}}'}, [], "")
+    with pytest.raises(ConfigError, match="format 1, and this stillroom writes format 2.*--restart"):
+        read_job(repo, Layout())

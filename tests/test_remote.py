@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from huggingface_hub import constants
 
-from hub import remote
+from hub import reader
 from hub.pending import Entry
 from hub.remote import HubRepo
 from hub.repo import CommitError
@@ -61,7 +61,7 @@ def test_no_access_is_one_line_that_says_what_to_do(hub, monkeypatch, token, tmp
 
 
 def test_a_hub_that_is_not_there_is_one_line_too(hub, monkeypatch):
-    monkeypatch.setattr(remote, "READ_TRIES", 2)
+    monkeypatch.setattr(reader, "READ_TRIES", 2)
     hub.down = True
     with pytest.raises(CommitError, match=f"--output {REPO}"):
         HubRepo.open(REPO, private=True)
@@ -119,7 +119,7 @@ def test_an_outage_is_never_a_missing_file(hub, repo, fault):
 
 
 def test_a_read_gives_up_with_an_error(hub, repo, monkeypatch):
-    monkeypatch.setattr(remote, "READ_TRIES", 2)
+    monkeypatch.setattr(reader, "READ_TRIES", 2)
     hub.down = True
     for call in (repo.list_files, lambda: repo.read("README.md"), lambda: repo.missing([Entry("a", 1, "0")])):
         with pytest.raises(OSError):
@@ -169,7 +169,7 @@ def test_bytes_that_the_server_has_dropped_go_again(hub, repo, chunk):
 
 def test_the_history_of_the_last_hour(hub, repo, monkeypatch):
     """By the server's own clock, across pages, with the writer that each commit names."""
-    monkeypatch.setattr(remote, "LOG_PAGE", 2)
+    monkeypatch.setattr(reader, "LOG_PAGE", 2)
     for number in range(5):
         repo.commit({f"{number}": b"%d" % number}, [], "Add", writer=f"me-{number}")
     first = hub.store.repo(REPO).history("main")[-1]  # the Hub's own

@@ -231,9 +231,9 @@ def kill_switch(bench: Bench, old: Rows, new: Rows, number: int) -> None:
         if steps > number:
             raise Killed
 
-    def commit(repo: FolderRepo, files: dict, deletes: list[str], message: str) -> None:
+    def commit(repo: FolderRepo, files: dict, deletes: list[str], message: str, **options: str | None) -> None:
         if message != "Complete the card":
-            real_commit(repo, files, deletes, message)
+            real_commit(repo, files, deletes, message, **options)
             return
         for path, content in files.items():
             count_down()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from hub import remote
+from hub import reader
 from tests.hubserver import HubServer
 from tests.hubstore import Commit, Faults, FileInfo
 from tests.runs import read_vectors, use_hub
@@ -163,7 +163,7 @@ def test_faults_of_the_line_are_no_damage(dataset: Dataset, flags: tuple[str, ..
 def test_an_outage_in_the_middle_cannot_be_told_from_nothing(
     dataset: Dataset, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "READ_TRIES", 2)
+    monkeypatch.setattr(reader, "READ_TRIES", 2)
     script = {"resolve": ["ok"] * 4 + [fault] * 100}
     dataset.hub.faults = Faults(script=script, reset_seconds=0)
     result = run(dataset.clone, "verify", dataset.name, "--repair", "--json")

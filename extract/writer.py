@@ -1,0 +1,59 @@
+"""Finished units become chunks in pending, in a thread, while the model goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from builders.layout import FORMAT, Layout
+from builders.schema import Column
+from extract.versions import VERSIONS
+from extract.work import Work
+
+if TYPE_CHECKING:
+    from extract.prepare import Session
+
+
+class ChunkWriter:
+    """Writes finished units into pending in a thread, one at a time, while the model goes on."""
+
+    def __init__(self, session: Session, columns: Sequence[Column]) -> None:
+        self.session, self.columns = session, columns
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> ChunkWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Finish the chunk in hand, whatever ends the loop."""
+        self._pool.shutdown(wait=True)
+        if error[0] is None and self._last is not None:
+            self._last.result()
+
+    def write(self, work: Work) -> None:
+        """Begin to write a unit; an error of the one before is raised here."""
+        if self._last is not None:
+            self._last.result()
+        self._last = self._pool.submit(self._write, work)
+
+    def _write(self, work: Work) -> None:
+        job, unit, layout = self.session.plan.job, work.unit, Layout.of(self.session.plan.job)
+        tables = {
+            unit.path(layout.skipped, layout.split_folder): work.skipped_table() if work.skipped else None,
+            unit.path(layout.data, layout.split_folder): work.records(self.columns) if work.rows else None,
+        }
+        metadata = {
+            "format": FORMAT,
+            "fingerprint": job.fingerprint,
+            "source_revision": job.revision,
+            "start": unit.start,
+            "stop": unit.stop,
+            "counts": work.counts(),
+            "versions": VERSIONS,
+            "job": job.to_dict(),
+        }
+        whole = {path: table for path, table in tables.items() if table is not None}
+        self.session.pending.add(unit.start, unit.stop, whole, metadata)
+        self.session.partial.remove(unit)
