@@ -20,6 +20,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/*.sh
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/embed_vs_st.py

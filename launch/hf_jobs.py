@@ -148,12 +148,15 @@ class Fleet:
         lines = Path(self.api.hf_hub_download(self.output, ledger, repo_type="dataset")).read_text().splitlines()
         return {file["path"] for line in lines for file in json.loads(line)["files"]}
 
+    def read_log(self, job: JobInfo) -> list[str]:
+        """Return the last lines that a job wrote."""
+        return list(self.api.fetch_job_logs(job_id=job.id, namespace=self.namespace, tail=LOG_LINES))
+
     def show_logs(self, jobs: list[JobInfo]) -> None:
         """Show the end of each job's log."""
         for job in jobs:
-            lines = self.api.fetch_job_logs(job_id=job.id, namespace=self.namespace, tail=LOG_LINES)
             logger.info("%s: %s %s", job.url, job.status.stage, job.status.message or "")
-            for line in lines:
+            for line in steadily(lambda job=job: self.read_log(job)):
                 logger.info("    %s", line.rstrip())
 
 

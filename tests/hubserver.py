@@ -454,7 +454,7 @@ class Handler(BaseHTTPRequestHandler):
         if part != "logs":
             return self.hub.jobs.all[job].to_json()
         events = self.hub.jobs.events(job, int(self.query.get("tail", ["0"])[0]))
-        self.send_head(200, len(events), {"Content-Type": "text/event-stream", "Date": self.date_time_string()})
+        self.send_head(200, len(events), {"Content-Type": "text/event-stream"})
         self.wfile.write(events)
 
     def do_state(self):

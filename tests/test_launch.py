@@ -17,6 +17,7 @@ import pytest
 
 from builders.demo import write_demo
 from tests.hubserver import HubServer
+from tests.hubstore import Faults
 from tests.runs import CHECKOUT, MINILM, Bench, download, hub_process, hub_state, read_vectors
 from tests.slurm import Slurm, is_installed, slurm
 
@@ -267,7 +268,7 @@ def jobs_hub(tmp_path) -> Iterator[HubServer]:
 
 def hf_jobs(hub: HubServer, bench: Bench, *arguments: str, **settings: object) -> int:
     """Exit code of hf_jobs.py; `SETUP` takes this checkout, as jobs here have no packages to install."""
-    setup = {"SETUP": f"cd {CHECKOUT} && export OMP_NUM_THREADS=1 STILLROOM_FAKE_SECONDS_PER_BATCH=0.5"}
+    setup = {"SETUP": f"cd {CHECKOUT} && export OMP_NUM_THREADS=1 STILLROOM_FAKE_SECONDS_PER_BATCH=1"}
     bench.hub = hub.env()
     with recipe(bench, "python", LAUNCH / "hf_jobs.py", *arguments, POLL_SECONDS=0.5, **(setup | settings)) as process:
         return process.wait(400)
@@ -277,17 +278,18 @@ def hf_jobs(hub: HubServer, bench: Bench, *arguments: str, **settings: object) -
 @pytest.mark.parametrize("num_jobs", [1, 2])
 def test_hugging_face_jobs_follow_each_other_until_the_dataset_is_complete(jobs_hub, source, tmp_path, num_jobs):
     bench = Bench(tmp_path)
-    assert hf_jobs(jobs_hub, bench, *job(source), MINUTES=0.23, NUM_JOBS=num_jobs) == 0, bench.log.read_text()
-    assert "12 chunks in user/out" in bench.log.read_text()
+    small = job(source, chunk_rows=5)  # a job loses the unit in hand with its disk
+    assert hf_jobs(jobs_hub, bench, *small, MINUTES=0.4, NUM_JOBS=num_jobs) == 0, bench.log.read_text()
+    assert "24 chunks in user/out" in bench.log.read_text()
     every_row_once(bench)
     jobs = list(jobs_hub.jobs.all.values())
     assert len(jobs) > num_jobs, "one round was enough: it shows nothing"
     for each in jobs:
         assert each.spec["secrets"] == {"HF_TOKEN": jobs_hub.token}
         assert jobs_hub.token not in json.dumps({**each.spec, "secrets": {}}) + bench.log.read_text()
-        assert each.spec["timeoutSeconds"] == round(60 * 20.23)
+        assert each.spec["timeoutSeconds"] == round(60 * 20.4)
         assert each.stage == "COMPLETED"
-    assert hf_jobs(jobs_hub, bench, *job(source)) == 0, "a complete dataset starts no job"
+    assert hf_jobs(jobs_hub, bench, *small) == 0, "a complete dataset starts no job"
     assert len(jobs_hub.jobs.all) == len(jobs)
 
 
@@ -305,10 +307,11 @@ def test_a_job_at_its_timeout_is_killed_and_said_to_be(jobs_hub, source, tmp_pat
     assert code == 1 and "Job timeout" in bench.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_job_that_still_runs_is_taken_up_and_errors_that_pass_are_waited_out(jobs_hub, source, tmp_path):
     bench = Bench(tmp_path)
     bench.hub = jobs_hub.env()
-    setup = {"SETUP": "sleep 4; false", "POLL_SECONDS": 0.5}
+    setup = {"SETUP": "sleep 35; false", "POLL_SECONDS": 0.5}
     with recipe(bench, "python", LAUNCH / "hf_jobs.py", *job(source), **setup) as process:
         wait_for("job", lambda: len(jobs_hub.jobs.all) == 1, bench)
         process.send_signal(signal.SIGINT)
