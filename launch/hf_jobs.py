@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -87,8 +88,8 @@ class Fleet:
         """Run one round of jobs after another; see the module."""
         state, rounds_in_vain = self.look(layout), 0
         while not state.is_complete:
-            jobs = [steadily(lambda i=i: self.find(i) or self.start(i)) for i in range(NUM_JOBS)]
-            ended = [steadily(lambda job=job: self.wait(job)) for job in jobs]
+            jobs = [steadily(partial(self.find_or_start, index)) for index in range(NUM_JOBS)]
+            ended = [steadily(partial(self.wait, job)) for job in jobs]
             before, state = state, self.look(layout)
             rounds_in_vain = 0 if state.chunks > before.chunks else rounds_in_vain + 1
             stages = ", ".join(f"{job.id} {job.status.stage}" for job in ended)
@@ -103,6 +104,10 @@ class Fleet:
     def label(self, index: int) -> str:
         """Name of one share, by which a job of it is found again."""
         return re.sub(r"[^\w.-]", ".", f"{self.output}-{index}-of-{NUM_JOBS}")
+
+    def find_or_start(self, index: int) -> JobInfo:
+        """Return the job of one share."""
+        return self.find(index) or self.start(index)
 
     def find(self, index: int) -> JobInfo | None:
         """Return the job of this share that still runs, if any: from before a Ctrl-C, or an answer that was lost."""
@@ -156,7 +161,7 @@ class Fleet:
         """Show the end of each job's log."""
         for job in jobs:
             logger.info("%s: %s %s", job.url, job.status.stage, job.status.message or "")
-            for line in steadily(lambda job=job: self.read_log(job)):
+            for line in steadily(partial(self.read_log, job)):
                 logger.info("    %s", line.rstrip())
 
 

@@ -125,7 +125,7 @@ def test_short_runs_follow_each_other_until_the_dataset_is_complete(bench, sourc
 
 @pytest.mark.parametrize("launcher", ["python", pytest.param("accelerate launch", marks=pytest.mark.slow)])
 def test_a_bad_job_ends_the_loop_at_once(bench, source, launcher):
-    assert loop(bench, *job(source), "--split", "absent", LAUNCHER=launcher) == 2
+    assert loop(bench, *job(source), "--engine", "absent", LAUNCHER=launcher) == 2
     log = bench.log.read_text()
     assert log.count("stillroom: ") == 2, log  # the run and the look at how it stands
 
@@ -237,7 +237,7 @@ def test_scancel_ends_a_task_for_good(bench, source, cluster):
 @pytest.mark.slow
 def test_a_bad_job_ends_a_slurm_task(bench, source, cluster):
     task = submit(
-        cluster, bench, "slurm.sh", *job(source), "--split", "absent", options=["--array=0", "--gpus-per-task=0"]
+        cluster, bench, "slurm.sh", *job(source), "--engine", "absent", options=["--array=0", "--gpus-per-task=0"]
     )
     cluster.wait(task, {"FAILED"}, 60)
     assert "ExitCode=2:0" in cluster.ask("scontrol", "show", "job", task)
