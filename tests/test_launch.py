@@ -23,6 +23,7 @@ from tests.slurm import Slurm, is_installed, slurm
 
 LAUNCH = CHECKOUT / "launch"
 ROWS, CHUNK_ROWS = 120, 10
+SMALL_BATCHES = ["--max-batch-tokens", "256"]  # several to a unit: one is seen in the making
 TORCHRUN = "python -m torch.distributed.run --standalone --nproc_per_node 2"
 pytestmark = [pytest.mark.usefixtures("minilm"), pytest.mark.timeout(900)]
 
@@ -115,7 +116,8 @@ def is_begun(bench: Bench) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["python", "accelerate launch", TORCHRUN])
 def test_short_runs_follow_each_other_until_the_dataset_is_complete(bench, source, launcher):
-    code = loop(bench, *job(source), LAUNCHER=launcher, MINUTES=0.23, WAIT_SECONDS=0)
+    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": 1}  # a run keeps 20 s for its last upload until it knows better
+    code = loop(bench, *job(source), LAUNCHER=launcher, MINUTES=0.45, WAIT_SECONDS=0, **slow)
     log = bench.log.read_text()
     assert code == 0, log
     assert "stopped (--max-runtime-minutes): " in log, "one run was enough: it shows nothing"
@@ -142,13 +144,9 @@ def test_failures_are_tried_again_with_growing_waits(bench, source):
 
 @pytest.mark.slow
 def test_a_killed_run_is_followed_by_another(bench, source):
-    with recipe(bench, LAUNCH / "loop.sh", *job(source), LAUNCHER="python", WAIT_SECONDS=0) as process:
+    with recipe(bench, LAUNCH / "loop.sh", *job(source), *SMALL_BATCHES, LAUNCHER="python", WAIT_SECONDS=0) as process:
         wait_for("batch", lambda: is_begun(bench), bench)
-        [run] = [
-            pid
-            for pid in processes_of(bench)
-            if b"run.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"/")[-1]
-        ]
+        [run] = [pid for pid in processes_of(bench) if b"extract/run.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(run, signal.SIGKILL)
         assert process.wait(300) == 0, bench.log.read_text()
     every_row_once(bench)
@@ -157,7 +155,7 @@ def test_a_killed_run_is_followed_by_another(bench, source):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["python", "accelerate launch", TORCHRUN])
 def test_sigterm_drains_the_run_and_ends_the_loop(bench, source, launcher):
-    with recipe(bench, LAUNCH / "loop.sh", *job(source), LAUNCHER=launcher) as process:
+    with recipe(bench, LAUNCH / "loop.sh", *job(source), *SMALL_BATCHES, LAUNCHER=launcher) as process:
         wait_for("batch", lambda: is_begun(bench), bench)
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM, bench.log.read_text()
@@ -171,7 +169,7 @@ def test_sigterm_drains_the_run_and_ends_the_loop(bench, source, launcher):
 def test_ctrl_c_at_a_terminal_drains_the_run(bench, source):
     terminal, side = pty.openpty()
     process = subprocess.Popen(
-        ["setsid", "--ctty", "--wait", str(LAUNCH / "loop.sh"), *job(source)],
+        ["setsid", "--ctty", "--wait", str(LAUNCH / "loop.sh"), *job(source), *SMALL_BATCHES],
         env=environment(bench, LAUNCHER="accelerate launch"),
         cwd=bench.root,
         stdin=side,
@@ -268,7 +266,7 @@ def jobs_hub(tmp_path) -> Iterator[HubServer]:
 
 def hf_jobs(hub: HubServer, bench: Bench, *arguments: str, **settings: object) -> int:
     """Exit code of hf_jobs.py; `SETUP` takes this checkout, as jobs here have no packages to install."""
-    setup = {"SETUP": f"cd {CHECKOUT} && export OMP_NUM_THREADS=1 STILLROOM_FAKE_SECONDS_PER_BATCH=1"}
+    setup = {"SETUP": f"cd {CHECKOUT} && export OMP_NUM_THREADS=1 STILLROOM_FAKE_SECONDS_PER_BATCH=1.5"}
     bench.hub = hub.env()
     with recipe(bench, "python", LAUNCH / "hf_jobs.py", *arguments, POLL_SECONDS=0.5, **(setup | settings)) as process:
         return process.wait(400)
@@ -279,7 +277,7 @@ def hf_jobs(hub: HubServer, bench: Bench, *arguments: str, **settings: object) -
 def test_hugging_face_jobs_follow_each_other_until_the_dataset_is_complete(jobs_hub, source, tmp_path, num_jobs):
     bench = Bench(tmp_path)
     small = job(source, chunk_rows=5)  # a job loses the unit in hand with its disk
-    assert hf_jobs(jobs_hub, bench, *small, MINUTES=0.4, NUM_JOBS=num_jobs) == 0, bench.log.read_text()
+    assert hf_jobs(jobs_hub, bench, *small, MINUTES=0.5, NUM_JOBS=num_jobs) == 0, bench.log.read_text()
     assert "24 chunks in user/out" in bench.log.read_text()
     every_row_once(bench)
     jobs = list(jobs_hub.jobs.all.values())
@@ -287,7 +285,7 @@ def test_hugging_face_jobs_follow_each_other_until_the_dataset_is_complete(jobs_
     for each in jobs:
         assert each.spec["secrets"] == {"HF_TOKEN": jobs_hub.token}
         assert jobs_hub.token not in json.dumps({**each.spec, "secrets": {}}) + bench.log.read_text()
-        assert each.spec["timeoutSeconds"] == round(60 * 20.4)
+        assert each.spec["timeoutSeconds"] == round(60 * 20.5)
         assert each.stage == "COMPLETED"
     assert hf_jobs(jobs_hub, bench, *small) == 0, "a complete dataset starts no job"
     assert len(jobs_hub.jobs.all) == len(jobs)
