@@ -210,7 +210,7 @@ def submit(cluster: Slurm, bench: Bench, script: str, *arguments: str, options: 
 @pytest.mark.slow
 def test_a_slurm_array_goes_on_after_time_limits_and_preemption(bench, source, cluster):
     limits = ["--array=0-1", "--gpus-per-task=0", "--time=1", "--signal=B:TERM@30"]
-    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": "2.5"}
+    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": "5"}  # a share takes longer than a task has
     array = submit(cluster, bench, "slurm.sh", *job(source), options=limits, **slow)
     wait_for("batch", lambda: is_begun(bench), bench)
     cluster.ask("scontrol", "requeue", f"{array}_1")
