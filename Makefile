@@ -14,7 +14,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations=15
 
 # 200 kills under a bad Hub; the extra suites take ten minutes of it
 soak: $(VENV)/ready
@@ -24,6 +24,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/*.sh
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/embed_vs_st.py

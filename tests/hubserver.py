@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from tests.hubjobs import Jobs
 from tests.hubstore import (
     BUSY,
     STALE,
@@ -74,6 +75,8 @@ ROUTES = [
         ("PUT", rf"/_lfs/{REPO}/(?P<path>[0-9a-f]{{64}})", "upload"),
         ("POST", rf"/_lfs/{REPO}/verify", "verify"),
         ("GET HEAD", rf"/datasets/{REPO}/resolve/{REV}/(?P<path>.+)", "resolve"),
+        ("GET POST", r"/api/jobs/(?P<namespace>[^/]+)", "jobs"),
+        ("GET POST", r"/api/jobs/(?P<namespace>[^/]+)/(?P<job>[^/]+)(/(?P<part>logs|cancel))?", "job"),
         ("GET", r"/_test/state", "state"),
         ("POST", r"/_test/faults", "faults"),
         ("POST", r"/_test/down", "down"),
@@ -446,6 +449,22 @@ class Handler(BaseHTTPRequestHandler):
             raise HubError(416, "Range Not Satisfiable", headers={"Content-Range": f"bytes */{size}"})
         return start, end
 
+    def do_jobs(self, namespace: str):
+        if self.command == "POST":
+            return self.hub.jobs.start(namespace, self.json())
+        return self.hub.jobs.list(namespace, self.query.get("stage", []), self.query.get("label", []))
+
+    def do_job(self, namespace: str, job: str, part: str = ""):
+        if job not in self.hub.jobs.all:
+            raise HubError(404, f"no job {job}")
+        if part == "cancel":
+            return self.hub.jobs.cancel(job)
+        if part != "logs":
+            return self.hub.jobs.all[job].to_json()
+        events = self.hub.jobs.events(job, int(self.query.get("tail", ["0"])[0]))
+        self.send_head(200, len(events), {"Content-Type": "text/event-stream"})
+        self.wfile.write(events)
+
     def do_state(self):
         """?repo=user/x&revision=main adds that repository's files and commits."""
         hub = self.hub
@@ -532,6 +551,8 @@ class HubServer:
         self._listener = Listener((host, port), Handler)
         self._listener.hub = self
         self.url = f"http://{host}:{self._listener.server_address[1]}"
+        # what a job finds in its container; the token it has to bring
+        self.jobs = Jobs(Path(root) / "jobs", {k: v for k, v in self.env().items() if k != "HF_TOKEN"})
 
     def start(self) -> "HubServer":
         threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
@@ -539,6 +560,7 @@ class HubServer:
 
     def stop(self) -> None:
         self._stopping.set()
+        self.jobs.stop()
         self._listener.shutdown()
         self._listener.server_close()
         self._cut()

@@ -167,5 +167,5 @@ def test_an_output_of_another_format_is_not_gone_on_with(tmp_path):
 
     repo = FolderRepo(tmp_path)
     repo.commit({Layout().job: b'{"fingerprint": "", "job": {}}'}, [], "")
-    with pytest.raises(ConfigError, match="format 1, and this stillroom writes format 2.*--restart"):
+    with pytest.raises(ConfigError, match=r"format 1, and this stillroom writes format 2.*--restart"):
         read_job(repo, Layout())
