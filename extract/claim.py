@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from builders.job import Job
 from builders.selection import Selection
 from builders.source import Source
-from builders.text import TextView
 from builders.units import Unit, Units
 from extract.batching import TokenBudget
-from extract.carry import OldRecords, carry
+from extract.builds import Build
 from extract.partial import Partial
 from extract.sample import Batch
-from extract.stages import batches, samples, texts
+from extract.stages import batches
 from extract.stop import Stop
-from extract.tokens import TextTokenizer
-from extract.work import Work
 from extract.world import World
 
 
@@ -44,25 +41,11 @@ def claim(plan: Plan, world: World, stop: Stop) -> Iterator[Unit]:
 
 
 def read_batches(
-    units: Iterator[Unit],
-    plan: Plan,
-    tokenizer: TextTokenizer,
-    budget: TokenBudget,
-    partial: Partial,
-    old: OldRecords | None = None,
+    units: Iterator[Unit], plan: Plan, build: Build, budget: TokenBudget, partial: Partial
 ) -> Iterator[Batch]:
-    """Source -> rows -> texts -> samples -> batches, unit after unit, in one endless stream; an update carries texts over."""
-    view = plan.job.view
-    columns = needed_columns(plan.job, view, plan.source)
+    """Source -> rows -> samples -> batches, unit after unit, in one endless stream."""
     for unit in units:
-        work = Work(unit, plan.job)
+        work = build.work(unit)
         partial.restore(work)
-        rows = plan.source.read(plan.selection.indices(unit.start, unit.stop), columns)
-        new = carry(texts(rows, view, work), old, work)
-        yield from batches(samples(new, tokenizer, work), budget, work)
-
-
-def needed_columns(job: Job, view: TextView, source: Source) -> list[str]:
-    """Columns that are read: those of the text, and the two that are carried."""
-    carried = [name for name in (job.id_column, job.source_column) if name in source.columns]
-    return list(dict.fromkeys([*view.columns(source.columns), *carried]))
+        rows = plan.source.read(plan.selection.indices(unit.start, unit.stop), build.needed_columns)
+        yield from batches(build.samples(rows, work), budget, work)

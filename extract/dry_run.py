@@ -10,9 +10,10 @@ from builders.row import Row, RowError
 from builders.selection import select
 from builders.source import open_source
 from builders.text import PLAN_VIEWS, TextView
+from extract.builds import ROW_BYTES
 from extract.model_files import read_model_files
 from extract.settings import Settings
-from extract.settle import ROW_BYTES, UNIT_SECONDS, load_tokenizer, sample_rows, settle, two_digits
+from extract.settle import UNIT_SECONDS, load_tokenizer, sample_rows, settle, two_digits
 from extract.tokens import TextTokenizer
 
 SAMPLE_ROWS = 1000

@@ -1,7 +1,7 @@
 """Finished batches of units that are not finished: what a kill does not take, as long as the disk is kept.
 
 One file per unit and process, of frames `length, crc32, payload`; a torn or damaged tail is left out. A payload holds, for B
-samples, positions, fields, token counts and cut flags (int32 [4, B]) and vectors (float32 [B, D]).
+samples, positions, fields, token counts and cut flags (int32 [4, B]), and then their results as the build writes them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from extract.work import Work
 logger = logging.getLogger(__name__)
 
 HEADER = struct.Struct("<II")  # bytes of the payload, CRC-32 of the payload
-SHAPE = struct.Struct("<III")  # B, D, padded tokens of the batch
+SHAPE = struct.Struct("<II")  # B, padded tokens of the batch
 
 
 class Partial:
@@ -44,12 +44,12 @@ class Partial:
         count = 0
         for path in self._paths(work.unit):
             for payload in _frames(path):
-                samples, vectors, padded = _decode(payload)
-                work.put(samples, vectors, padded)
+                samples, body, padded = _decode(payload)
+                work.put(samples, work.load(len(samples), body), padded)
                 count += len(samples)
         return count
 
-    def append(self, work: Work, samples: list[Sample], vectors_BD: np.ndarray, padded: int) -> None:
+    def append(self, work: Work, samples: list[Sample], results: Any, padded: int) -> None:
         """Keep a finished batch. It reaches the kernel at once, so that only the machine's end can lose it.
 
         Raises:
@@ -61,7 +61,7 @@ class Partial:
         if file is None:
             path = self.folder / f"{work.unit.start:012d}-{work.unit.stop:012d}.{os.getpid()}.part"
             file = self._files[work.unit.start] = path.open("ab", buffering=0)
-        payload = _encode(samples, vectors_BD, padded)
+        payload = _encode(samples, padded) + work.dump(results)
         frame = HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         if file.write(frame) < len(frame):  # the disk took a part of it; the next write would end with this error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
@@ -78,19 +78,17 @@ class Partial:
         return sorted(self.folder.glob(f"{unit.start:012d}-{unit.stop:012d}.*.part"))
 
 
-def _encode(samples: list[Sample], vectors_BD: np.ndarray, padded: int) -> bytes:
+def _encode(samples: list[Sample], padded: int) -> bytes:
     facts = np.array([[s.position, s.field, s.num_tokens, s.truncated] for s in samples], np.int32).T
-    head = SHAPE.pack(len(samples), vectors_BD.shape[1], padded)
-    return head + facts.tobytes() + np.ascontiguousarray(vectors_BD, np.float32).tobytes()
+    return SHAPE.pack(len(samples), padded) + facts.tobytes()
 
 
-def _decode(payload: bytes) -> tuple[list[Sample], np.ndarray, int]:
-    rows, dimension, padded = SHAPE.unpack_from(payload)
+def _decode(payload: bytes) -> tuple[list[Sample], memoryview, int]:
+    rows, padded = SHAPE.unpack_from(payload)
     facts = np.frombuffer(payload, np.int32, 4 * rows, SHAPE.size).reshape(4, rows)
-    vectors = np.frombuffer(payload, np.float32, rows * dimension, SHAPE.size + facts.nbytes)
     # token ids are not kept: what counts of them is their number
     samples = [Sample(int(p), int(f), [0] * int(n), bool(cut)) for p, f, n, cut in facts.T]
-    return samples, vectors.reshape(rows, dimension), padded
+    return samples, memoryview(payload)[SHAPE.size + facts.nbytes :], padded
 
 
 def _frames(path: Path) -> Iterator[bytes]:

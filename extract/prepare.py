@@ -14,6 +14,7 @@ from builders.options import ConfigError
 from builders.selection import select
 from builders.source import Source, open_source
 from builders.units import Units
+from extract.builds import open_build
 from extract.carry import OldRecords, carried_columns
 from extract.claim import Plan
 from extract.engines import Engine, load_engine
@@ -66,7 +67,8 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
         job, source_, files_ = settle_in(repo, asked, settings)
         if job.chunk_rows is None:
             engine = load_engine(job, files_, settings.device)
-            rows = choose_chunk_rows(job, source_, select(job, source_), load_tokenizer(job, files_), engine)
+            build = open_build(job, source_, load_tokenizer(job, files_))
+            rows = choose_chunk_rows(job, source_, select(job, source_), build, engine)
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)
         previous = read_previous(repo, job)

@@ -22,9 +22,9 @@ from contextlib import ExitStack, closing
 
 from builders.job import Job
 from builders.layout import Layout
-from builders.schema import embeddings_columns
 from cards.writer import CardWriter
 from extract.batching import TokenBudget
+from extract.builds import open_build
 from extract.claim import claim, read_batches
 from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, load_engine
@@ -114,15 +114,15 @@ def pour(
     """The main loop: units -> batches -> engine -> records -> chunk -> pending."""
     plan, partial = session.plan, session.partial
     budget = TokenBudget(settings.max_batch_tokens or engine.max_batch_tokens)
-    writer = ChunkWriter(session, embeddings_columns(plan.job, plan.source.columns, engine.dimension))
-    units = claim(plan, world, stop)
-    batches = read_batches(units, plan, load_tokenizer(plan.job, session.files), budget, partial, session.old)
+    build = open_build(plan.job, plan.source, load_tokenizer(plan.job, session.files), session.old)
+    writer = ChunkWriter(session, build.columns(engine))
+    batches = read_batches(claim(plan, world, stop), plan, build, budget, partial)
     ahead = read_ahead(batches, BATCHES_AHEAD, lambda batch: batch.weight)
-    with writer, closing(ahead), closing(engine.embed(ahead, budget)) as results:
-        for batch, vectors, padded in results:
+    with writer, closing(ahead), closing(engine.run(ahead, budget)) as done:
+        for batch, results, padded in done:
             work = batch.work
-            work.put(batch.samples, vectors, padded)
-            partial.append(work, batch.samples, vectors, padded)
+            work.put(batch.samples, results, padded)
+            partial.append(work, batch.samples, results, padded)
             progress.add_batch(batch, padded)
             if batch.is_last:
                 work.finish()

@@ -38,8 +38,7 @@ class Batch:
     @property
     def weight(self) -> int:
         """MB of records that wait with the end of a unit to be written, at least 1."""
-        carried = self.work.carried if self.is_last else []
-        return 1 + sum(records.nbytes for _, records in carried) // 10**6
+        return 1 + (self.work.num_waiting_bytes // 10**6 if self.is_last else 0)
 
     @property
     def num_tokens(self) -> int:

@@ -14,18 +14,17 @@ from builders.selection import Selection
 from builders.source import Source
 from builders.units import Unit
 from extract.batching import TokenBudget
+from extract.builds import Build
 from extract.device import best_dtype, default_device
 from extract.engines import Engine
 from extract.model_files import ModelFiles
-from extract.stages import batches, samples, texts
+from extract.stages import batches
 from extract.tokens import TextTokenizer
-from extract.work import Work
 
 logger = logging.getLogger(__name__)
 
 PILOT_ROWS = 48
 UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
-ROW_BYTES = 64  # of a record beside its vectors and text
 
 
 def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
@@ -90,7 +89,7 @@ def sample_rows(selection: Selection, count: int) -> np.ndarray:
     return np.concatenate([selection.indices(p, p + 1) for p in positions]) if len(positions) else positions
 
 
-def choose_chunk_rows(job: Job, source: Source, selection: Selection, tokenizer: TextTokenizer, engine: Engine) -> int:
+def choose_chunk_rows(job: Job, source: Source, selection: Selection, build: Build, engine: Engine) -> int:
     """Measure a pilot and return the rows of a unit: about `upload_size_mb` per chunk, two minutes at most.
 
     Rounded to two digits. The pilot runs twice and the second time counts: the first builds kernels.
@@ -99,15 +98,12 @@ def choose_chunk_rows(job: Job, source: Source, selection: Selection, tokenizer:
     rows = list(source.read(sample_rows(selection, unit.num_rows), source.columns))
     budget = TokenBudget(engine.max_batch_tokens)
     for _ in range(2):
-        work = Work(unit, job)
+        work = build.work(unit)
         started = time.monotonic()
-        ready = batches(samples(texts(rows, job.view, work), tokenizer, work), budget, work)
-        for _ in engine.embed(ready, budget):
-            pass
+        for batch, results, padded in engine.run(batches(build.samples(rows, work), budget, work), budget):
+            work.put(batch.samples, results, padded)
         seconds = time.monotonic() - started
-    value_bytes = 2 if job.storage_dtype == "float16" else 4
-    text_bytes = sum(len(t.text) for row in work.texts.values() for t in row) // max(1, len(work.texts))
-    row_bytes = ROW_BYTES + engine.dimension * value_bytes * max(1, len(job.fields)) + text_bytes
+    row_bytes = build.row_bytes(work, engine)
     by_size = job.upload_size_mb * 1e6 / row_bytes
     by_time = UNIT_SECONDS * unit.num_rows / max(seconds, 1e-6)
     chosen = two_digits(min(by_size, by_time))

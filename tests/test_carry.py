@@ -10,7 +10,7 @@ from builders.text import Text
 from builders.units import Unit
 from extract import carry as module
 from extract.carry import carry
-from extract.work import Work
+from extract.vectors import VectorWork
 
 
 class Old:
@@ -26,10 +26,10 @@ class Old:
 
 
 def rows(num_rows):
-    work = Work(Unit(0, 0, num_rows), Job())
+    work = VectorWork(Unit(0, 0, num_rows), Job())
     rendered = [(p, (Text("", f"row {p}"),)) for p in range(num_rows)]
     for position, texts in rendered:
-        work.add_row(position, Row(position), texts)
+        work.add_texts(position, Row(position), texts)
     return work, rendered
 
 

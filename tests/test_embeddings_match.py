@@ -13,7 +13,7 @@ from extract.engines import load_engine
 from extract.model_files import read_model_files
 from extract.settle import load_tokenizer
 from extract.stages import batches, samples, texts
-from extract.work import Work
+from extract.vectors import VectorWork
 
 NUM_ROWS = 500
 MIN_COSINE = 0.9999
@@ -33,10 +33,10 @@ def test_vectors_are_those_of_sentence_transformers(minilm, rows):
     job = Job(model=str(minilm), dtype="float32", keep_text=True, max_length=MAX_LENGTH)
     files = read_model_files(job)
     job = Job(**{**job.to_dict(), "fields": (), "pooling": files.pooling})
-    engine, work = load_engine(job, files, "cpu"), Work(Unit(0, 0, NUM_ROWS), job)
+    engine, work = load_engine(job, files, "cpu"), VectorWork(Unit(0, 0, NUM_ROWS), job)
     budget = TokenBudget(engine.max_batch_tokens)
     ready = batches(samples(texts(rows, job.view, work), load_tokenizer(job, files), work), budget, work)
-    for batch, vectors, padded in engine.embed(ready, budget):
+    for batch, vectors, padded in engine.run(ready, budget):
         work.put(batch.samples, vectors, padded)
     work.finish()
     assert len(work.rows) == NUM_ROWS

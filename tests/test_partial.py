@@ -15,7 +15,7 @@ from builders.job import Job
 from builders.units import Unit
 from extract.partial import Partial
 from extract.sample import Sample
-from extract.work import Work
+from extract.vectors import VectorWork
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 UNIT = Unit(0, 0, 64)
@@ -28,11 +28,11 @@ def vectors_of(positions):
 
 def append(partial, positions, unit=UNIT):
     samples = [Sample(p, 0, [7] * (p + 1), p % 2 == 0) for p in positions]
-    partial.append(Work(unit, Job()), samples, vectors_of(positions), 1000)
+    partial.append(VectorWork(unit, Job()), samples, vectors_of(positions), 1000)
 
 
 def restored(folder, unit=UNIT):
-    work = Work(unit, Job())
+    work = VectorWork(unit, Job())
     count = Partial(folder).restore(work)
     positions = np.flatnonzero(work.is_done[0]).tolist()
     assert count == len(positions)
@@ -108,7 +108,7 @@ def test_what_is_appended_after_a_tear_is_found_again(written, tmp_path):
     name = f"{UNIT.start:012d}-{UNIT.stop:012d}.{os.getpid()}.part"
     (tmp_path / name).write_bytes(content[: ends[0] + 20])
     partial = Partial(tmp_path)
-    partial.restore(Work(UNIT, Job()))
+    partial.restore(VectorWork(UNIT, Job()))
     append(partial, BATCHES[3])
     assert restored(tmp_path)[1] == [*BATCHES[0], *BATCHES[3]]
 

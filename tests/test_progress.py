@@ -11,7 +11,7 @@ from builders.row import RowError
 from builders.units import Unit
 from extract.progress import Progress, describe
 from extract.sample import Batch, Sample
-from extract.work import Work
+from extract.vectors import VectorWork
 from extract.world import World
 
 
@@ -40,7 +40,7 @@ def make(tmp_path):
 
 
 def count(progress, rows=5):
-    work = Work(Unit(0, 0, rows), Job())
+    work = VectorWork(Unit(0, 0, rows), Job())
     work.skip(0, RowError("empty_text"))
     work.put([Sample(1, 0, [0] * 6)], np.ones((1, 2), np.float32), 8)
     progress.add_batch(Batch(work, [Sample(1, 0, [0] * 6)]), 8)

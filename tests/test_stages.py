@@ -10,7 +10,7 @@ from extract.batching import TokenBudget
 from extract.engines.fake import FakeEngine
 from extract.stages import TOKENIZE_ROWS, batches, samples, texts
 from extract.tokens import TextTokenizer
-from extract.work import Work
+from extract.vectors import VectorWork
 
 JOB = Job(text_template="{text}", source_column="origin", max_length=32)
 
@@ -26,13 +26,13 @@ def rows_of(*texts):
 
 def sent(rows, tokenizer, job=JOB, work=None):
     """The work of one unit, and the batches that it sends to an engine."""
-    work = work or Work(Unit(0, 100, 100 + len(rows)), job)
+    work = work or VectorWork(Unit(0, 100, 100 + len(rows)), job)
     return work, list(batches(samples(texts(rows, job.view, work), tokenizer, work), TokenBudget(64), work))
 
 
 def run(rows, tokenizer, job=JOB):
     work, ready = sent(rows, tokenizer, job)
-    for batch, vectors, padded in FakeEngine(4).embed(ready, TokenBudget(64)):
+    for batch, vectors, padded in FakeEngine(4).run(ready, TokenBudget(64)):
         work.put(batch.samples, vectors, padded)
     work.finish()
     return work
@@ -80,7 +80,7 @@ def test_several_fields_give_a_sample_each_and_an_empty_one_none(tokenizer):
 def test_what_an_earlier_run_left_is_not_tokenised_again(tokenizer):
     rows = rows_of("one", "two", "three")
     before = run(rows, tokenizer)
-    work = Work(before.unit, JOB)
+    work = VectorWork(before.unit, JOB)
     work.is_done[0, 1] = True
     _, ready = sent(rows, tokenizer, work=work)
     assert sorted(s.position for batch in ready for s in batch.samples) == [0, 2]
@@ -96,6 +96,6 @@ def test_rows_are_tokenised_in_parts(tokenizer):
             read += 1
             yield row
 
-    work = Work(Unit(0, 0, 1000), JOB)
+    work = VectorWork(Unit(0, 0, 1000), JOB)
     next(samples(texts(rows(), JOB.view, work), tokenizer, work))
     assert read == TOKENIZE_ROWS

@@ -59,7 +59,7 @@ def samples_of(lengths, seed=0):
 def embed(engine, samples, size=4):
     """Vectors [B, D] of samples that were sent in batches of `size`."""
     batches = [Batch(None, samples[i : i + size]) for i in range(0, len(samples), size)]
-    results = list(engine.embed([*batches, Batch(None, is_last=True)], TokenBudget(1000)))
+    results = list(engine.run([*batches, Batch(None, is_last=True)], TokenBudget(1000)))
     assert [batch.samples for batch, _, _ in results] == [batch.samples for batch in batches] + [[]]
     assert results[-1][1].shape == (0, engine.dimension)
     assert all(padded >= batch.num_tokens for batch, _, padded in results)
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_run_packed_says_so_and_pads(soft_capped, caplog):
         engine = engine_of(soft_capped)
     assert engine.packed is None
     assert "padded batches: this model does not run without padding" in caplog.text
-    ((_, _, padded),) = engine.embed([Batch(None, samples_of([3, 9]))], TokenBudget(100))
+    ((_, _, padded),) = engine.run([Batch(None, samples_of([3, 9]))], TokenBudget(100))
     assert padded == 18
 
 
@@ -148,7 +148,7 @@ def test_an_error_in_a_batch_arrives_and_ends_the_threads(decoder):
     engine = engine_of(decoder)
     batches = [Batch(None, samples_of([3])), Batch(None, [Sample(0, 0, [SIZES["vocab_size"] + 5])])]
     with pytest.raises(IndexError):
-        list(engine.embed(batches, TokenBudget(100)))
+        list(engine.run(batches, TokenBudget(100)))
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=30), st.integers(30, 200))

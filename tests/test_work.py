@@ -13,16 +13,16 @@ from builders.schema import arrow_schema, embeddings_columns
 from builders.text import Text
 from builders.units import Unit
 from extract.sample import Batch, Sample
-from extract.work import Work
+from extract.vectors import VectorWork
 
 SOURCE_COLUMNS = ("id", "dataset_source")
 
 
 def work_of(job, num_rows):
-    work = Work(Unit(3, 30, 30 + num_rows), job)
+    work = VectorWork(Unit(3, 30, 30 + num_rows), job)
     for position in range(num_rows):
         texts = tuple(Text(name, f"text {position}") for name in job.fields or ("",))
-        work.add_row(position, Row(1000 + position, {"id": position, "dataset_source": None}), texts)
+        work.add_texts(position, Row(1000 + position, {"id": position, "dataset_source": None}), texts)
     return work
 
 
@@ -101,7 +101,7 @@ def test_a_row_without_any_vector_is_listed():
 
 
 def test_a_unit_of_skipped_rows_alone():
-    work = Work(Unit(0, 0, 2), Job())
+    work = VectorWork(Unit(0, 0, 2), Job())
     work.skip(1, RowError("messages_missing", "no \udcff"))
     work.skip(0, RowError("invalid_json"))
     work.finish()
@@ -125,12 +125,12 @@ def test_a_unit_of_skipped_rows_alone():
 
 @given(st.lists(st.sampled_from(["record", "skip", "no tokens"]), min_size=1, max_size=40))
 def test_records_and_skipped_rows_are_all_rows(kinds):
-    work = Work(Unit(0, 0, len(kinds)), Job())
+    work = VectorWork(Unit(0, 0, len(kinds)), Job())
     for position, kind in enumerate(kinds):
         if kind == "skip":
             work.skip(position, RowError("empty_text"))
             continue
-        work.add_row(position, Row(position), (Text("", "x"),))
+        work.add_texts(position, Row(position), (Text("", "x"),))
         if kind == "record":
             put(work, position, 0, [position, 0])
     work.finish()

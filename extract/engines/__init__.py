@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from builders.job import Job
 from extract.batching import TokenBudget
@@ -19,15 +17,13 @@ class EngineError(RuntimeError):
 
 
 class Engine(Protocol):
-    """Turns batches into vectors, in the order of the batches, with as many in flight as suits it."""
+    """Turns batches into results, in the order of the batches, with as many in flight as suits it."""
 
-    dimension: int
+    dimension: int  # of the vectors
     max_batch_tokens: int  # a good budget for this device
 
-    def embed(
-        self, batches: Iterable[Batch], budget: TokenBudget
-    ) -> Generator[tuple[Batch, np.ndarray, int], None, None]:
-        """Yield (batch, vectors, padded tokens run); vectors are float32 [B, D], final but for storage.
+    def run(self, batches: Iterable[Batch], budget: TokenBudget) -> Generator[tuple[Batch, Any, int], None, None]:
+        """Yield (batch, results, padded tokens run); vectors are float32 [B, D], final but for storage.
 
         An empty batch gives an array of no rows. Out of memory halves the budget and goes on.
         """

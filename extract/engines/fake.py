@@ -26,7 +26,7 @@ class FakeEngine:
         self.seconds = float(os.environ.get(SECONDS_PER_BATCH, "0"))
         self.log = os.environ.get(LOG)
 
-    def embed(
+    def run(
         self, batches: Iterable[Batch], budget: TokenBudget
     ) -> Generator[tuple[Batch, np.ndarray, int], None, None]:
         """See Engine."""

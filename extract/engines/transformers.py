@@ -76,7 +76,7 @@ class TransformersEngine:
             logger.warning("padded batches: this model does not run without padding (%s)", error)
             return None
 
-    def embed(
+    def run(
         self, batches: Iterable[Batch], budget: TokenBudget
     ) -> Generator[tuple[Batch, np.ndarray, int], None, None]:
         """See Engine."""

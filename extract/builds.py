@@ -1,0 +1,73 @@
+"""What a build does with a row: the samples that the model gets, the columns that come out, and the work between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from builders.job import Job
+from builders.row import Row
+from builders.schema import Column, embeddings_columns
+from builders.source import Source
+from builders.units import Unit
+from extract.carry import OldRecords, carry
+from extract.engines import Engine
+from extract.sample import Sample
+from extract.stages import samples, texts
+from extract.tokens import TextTokenizer
+from extract.vectors import VectorWork
+from extract.work import Work
+
+ROW_BYTES = 64  # of a record beside its vectors and text
+
+
+class Build(Protocol):
+    """One kind of dataset. The spine asks it for all that differs between them."""
+
+    needed_columns: Sequence[str]  # of the source
+
+    def work(self, unit: Unit) -> Work:
+        """Begin a unit."""
+
+    def samples(self, rows: Iterable[Row], work: Work) -> Iterator[Sample]:
+        """Make samples of the rows that no earlier run has finished; account for every row in `work`."""
+
+    def columns(self, engine: Engine) -> list[Column]:
+        """Columns of the records."""
+
+    def row_bytes(self, work: Work, engine: Engine) -> float:
+        """Bytes of a record, from a unit that is finished: what sizes chunks."""
+
+
+class EmbeddingsBuild:
+    """Texts of a row, a vector for each."""
+
+    def __init__(self, job: Job, source: Source, tokenizer: TextTokenizer, old: OldRecords | None = None) -> None:
+        self.job, self.source, self.tokenizer, self.old = job, source, tokenizer, old
+        carried = [name for name in (job.id_column, job.source_column) if name in source.columns]
+        self.needed_columns: Sequence[str] = list(dict.fromkeys([*job.view.columns(source.columns), *carried]))
+
+    def work(self, unit: Unit) -> VectorWork:
+        """See Build."""
+        return VectorWork(unit, self.job)
+
+    def samples(self, rows: Iterable[Row], work: Work) -> Iterator[Sample]:
+        """See Build: an update carries texts over that the older generation has."""
+        assert isinstance(work, VectorWork)
+        return samples(carry(texts(rows, self.job.view, work), self.old, work), self.tokenizer, work)
+
+    def columns(self, engine: Engine) -> list[Column]:
+        """See Build."""
+        return embeddings_columns(self.job, self.source.columns, engine.dimension)
+
+    def row_bytes(self, work: Work, engine: Engine) -> float:
+        """See Build."""
+        assert isinstance(work, VectorWork)
+        value_bytes = 2 if self.job.storage_dtype == "float16" else 4
+        text_bytes = sum(len(t.text) for row in work.texts.values() for t in row) / max(1, len(work.texts))
+        return ROW_BYTES + engine.dimension * value_bytes * max(1, len(self.job.fields)) + text_bytes
+
+
+def open_build(job: Job, source: Source, tokenizer: TextTokenizer, old: OldRecords | None = None) -> Build:
+    """Return the job's build."""
+    return EmbeddingsBuild(job, source, tokenizer, old)

@@ -1,0 +1,96 @@
+"""The unit in hand of an embeddings build: a vector for each text of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from builders.content import content_hash
+from builders.row import Row
+from builders.schema import embedding_names, text_names
+from builders.text import Text
+from extract.sample import Sample
+from extract.work import Work
+
+
+@dataclass
+class VectorWork(Work):
+    """N rows with F vectors each; vectors of a batch are float32 [B, D]."""
+
+    texts: dict[int, tuple[Text, ...]] = field(default_factory=dict)  # position: texts, where the job keeps them
+    carried: list[tuple[np.ndarray, pa.Table]] = field(default_factory=list)  # positions (int64 [K]), K old records
+    vectors: np.ndarray | None = None  # [F, N, D] float32; NaN where there is none yet
+
+    @property
+    def num_waiting_bytes(self) -> int:
+        """See Work: of old records."""
+        return sum(records.nbytes for _, records in self.carried)
+
+    def add_texts(self, position: int, row: Row, texts: tuple[Text, ...]) -> None:
+        """Account for a row that gives a record."""
+        self.add_row(position, row, content_hash(texts))
+        if self.job.keep_text:
+            self.texts[position] = texts
+
+    def keep(self, samples: Sequence[Sample], vectors_BD: np.ndarray) -> None:  # B, D: axes
+        """See Work."""
+        fields, positions = [s.field for s in samples], [s.position for s in samples]
+        self._make_room(vectors_BD.shape[1])[fields, positions] = vectors_BD
+
+    def dump(self, vectors_BD: np.ndarray) -> bytes:
+        """See Work."""
+        return np.ascontiguousarray(vectors_BD, np.float32).tobytes()
+
+    def load(self, num_samples: int, content: memoryview) -> np.ndarray:
+        """See Work."""
+        return np.frombuffer(content, np.float32).reshape(num_samples, -1)
+
+    def _put_carried(self, positions: np.ndarray, old: pa.Table) -> None:
+        """Keep what old records hold: their vectors, and their counts, which stand for all fields together."""
+        for number, name in enumerate(embedding_names(self.job)):
+            column = old[name].combine_chunks()
+            known = column.is_valid().to_numpy(zero_copy_only=False)
+            vectors = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+            self._make_room(column.type.list_size)[number, positions[known]] = vectors
+            self.is_done[number, positions] = known
+        self.num_tokens[:, positions] = self.truncated[:, positions] = 0
+        self.num_tokens[0, positions] = old["num_tokens"].to_numpy()
+        self.truncated[0, positions] = old["truncated"].to_numpy(zero_copy_only=False)
+        self.num_carried += len(positions)
+        self.num_carried_tokens += int(self.num_tokens[0, positions].sum())
+
+    def _make_room(self, dimension: int) -> np.ndarray:
+        if self.vectors is None:
+            self.vectors = np.full((*self.is_done.shape, dimension), np.nan, np.float32)
+        return self.vectors
+
+    def finish(self) -> None:
+        """Put carried records in, then see Work."""
+        while self.carried:
+            self._put_carried(*self.carried.pop())
+        super().finish()
+
+    def counts(self) -> dict[str, int]:
+        """See Work; and the dimension of the vectors."""
+        return super().counts() | ({} if self.vectors is None else {"dimension": self.vectors.shape[-1]})
+
+    def results(self, positions: Sequence[int], types: Mapping[str, pa.DataType]) -> dict[str, object]:
+        """See Work."""
+        data: dict[str, object] = {}
+        for number, name in enumerate(text_names(self.job)):
+            data[name] = [self.texts[p][number].text for p in positions]
+        for number, name in enumerate(embedding_names(self.job)):
+            data[name] = self._vector_array(number, positions, types[name])
+        return data
+
+    def _vector_array(self, number: int, positions: Sequence[int], kind: pa.DataType) -> pa.Array:
+        if self.vectors is None:
+            return pa.array([], kind)
+        chosen = self.vectors[number, positions].astype(kind.value_type.to_pandas_dtype())
+        missing = np.invert(self.is_done[number])[positions]  # a field without text beside one with text
+        mask = pa.array(missing) if missing.any() else None
+        chosen[missing] = 0
+        return pa.FixedSizeListArray.from_arrays(pa.array(chosen.reshape(-1)), type=kind, mask=mask)
