@@ -10,28 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from builders.options import ConfigError, check_fields, from_mapping, option, option_fields
+from builders.logits_options import LogitsOptions
+from builders.options import ConfigError, check_fields, option
 from builders.text import DEFAULT_TEMPLATE, TextView
 
 EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"))  # at most one of each
 PINNED = {"revision": "source", "model_revision": "model"}  # a revision says something of one name only
 NAME = re.compile(r"\w[\w.-]*")  # of a folder of the output and in the card: no slash, no glob
+BUILDS = ("embeddings", "logits")
 POOLINGS = ("mean", "last", "cls", "max", "logits-mean")
 LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a hash of its content
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(LogitsOptions):
     """What is made, from what, with which model. Options with `values=False` decide how or where, never what."""
 
-    build: str = option("embeddings", "what to make", group="Output", choices=("embeddings",))
+    build: str = option("embeddings", "what to make", group="Output", choices=BUILDS)
     output: str | None = option(
         None,
         "Hub dataset (user/name) or folder (./out) that receives the chunks [required]",
@@ -193,55 +191,3 @@ class Job:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def job_from_dict(mapping: Mapping[str, Any]) -> Job:
-    """Build a job from TOML or JSON keys.
-
-    Raises:
-        ConfigError: an unknown key (with the known ones) or a value that does not fit.
-    """
-    unknown = sorted(set(mapping) - set(option_fields(Job)))
-    if unknown:
-        known = ", ".join(sorted(option_fields(Job)))
-        raise ConfigError(f"unknown option {', '.join(map(repr, unknown))}: the options are {known}")
-    return from_mapping(Job, mapping)
-
-
-def stored_job(mapping: Mapping[str, Any]) -> Job:
-    """Build a job from what `Job.to_dict` gave: its options, and what was settled beside them."""
-    options = dict(mapping)
-    updated_from = options.pop("updated_from", None)
-    return replace(job_from_dict(options), updated_from=updated_from)
-
-
-def preset_names() -> list[str]:
-    """Names of the jobs shipped with the code."""
-    return sorted(f.name.removesuffix(".toml") for f in resources.files("builders").joinpath("presets").iterdir())
-
-
-def read_preset(name: str) -> dict[str, Any]:
-    """Return the options of a shipped job.
-
-    Raises:
-        ConfigError: no such preset.
-    """
-    if name not in preset_names():
-        raise ConfigError(f"--preset is {name!r}: the presets are {', '.join(preset_names())}")
-    return tomllib.loads(resources.files("builders").joinpath("presets", f"{name}.toml").read_text())
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the options of a job file. A key `preset` names a shipped job that the other keys build on.
-
-    Raises:
-        ConfigError: the file is missing or not TOML.
-    """
-    try:
-        options = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"--job {path}: there is no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--job {path} is not valid TOML: {error}") from None
-    preset = options.pop("preset", None)
-    return {**read_preset(preset), **options} if preset is not None else options

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builders.job import Job, job_from_dict, preset_names, read_preset, read_toml
+from builders.job import Job
+from builders.job_files import job_from_dict, preset_names, read_preset, read_toml
 from builders.options import ConfigError, from_mapping, option_fields, value_type
 from extract.settings import Settings
 

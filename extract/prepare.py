@@ -8,7 +8,8 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builders.job import Job, stored_job
+from builders.job import Job
+from builders.job_files import stored_job
 from builders.layout import FORMAT, Layout
 from builders.options import ConfigError
 from builders.selection import select

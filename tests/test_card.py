@@ -13,7 +13,8 @@ import yaml
 from datasets import get_dataset_config_names, load_dataset
 from huggingface_hub import DatasetCard
 
-from builders.job import Job, job_from_dict
+from builders.job import Job
+from builders.job_files import job_from_dict
 from builders.layout import Layout
 from builders.units import Unit
 from cards.card import BEGIN, END, Card, code, size_category, split_front_matter

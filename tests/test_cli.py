@@ -94,7 +94,7 @@ def test_help_shows_every_option_with_help_and_default(command):
 NO_MODEL = ("--engine", "fake", "--model", "./no-model")
 
 FLAGS = [
-    (["--build", "x"], "'x' is not 'embeddings'"),
+    (["--build", "x"], "'x' is not one of 'embeddings'"),
     (["--truncate", "top"], "'top' is not one of"),
     (["--limit", "many"], "'many' is not a valid integer"),
     (["--limit", "0"], "--limit is 0: it must be at least 1"),

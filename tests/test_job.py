@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from builders.job import Job, job_from_dict, preset_names, read_preset, read_toml, stored_job
+from builders.job import Job
+from builders.job_files import job_from_dict, preset_names, read_preset, read_toml, stored_job
 from builders.options import ConfigError, option_fields
 
 SETTLED = Job(
@@ -82,7 +83,7 @@ def test_options_that_do_not_fit_together_are_refused(options, message):
 def test_every_option_says_what_it_is_and_its_group():
     for name, spec in option_fields(Job).items():
         assert len(spec.metadata["help"]) > 8, name
-        assert spec.metadata["group"] in ("Output", "Source", "Text", "Model"), name
+        assert spec.metadata["group"] in ("Output", "Source", "Text", "Model", "Logits"), name
         assert "\n" not in spec.metadata["help"], name
 
 

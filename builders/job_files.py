@@ -1,0 +1,65 @@
+"""Jobs as files: TOML that people write, JSON that an output holds, presets that come with the code."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from builders.job import Job
+from builders.options import ConfigError, from_mapping, option_fields
+
+
+def job_from_dict(mapping: Mapping[str, Any]) -> Job:
+    """Build a job from TOML or JSON keys.
+
+    Raises:
+        ConfigError: an unknown key (with the known ones) or a value that does not fit.
+    """
+    unknown = sorted(set(mapping) - set(option_fields(Job)))
+    if unknown:
+        known = ", ".join(sorted(option_fields(Job)))
+        raise ConfigError(f"unknown option {', '.join(map(repr, unknown))}: the options are {known}")
+    return from_mapping(Job, mapping)
+
+
+def stored_job(mapping: Mapping[str, Any]) -> Job:
+    """Build a job from what `Job.to_dict` gave: its options, and what was settled beside them."""
+    options = dict(mapping)
+    updated_from = options.pop("updated_from", None)
+    return replace(job_from_dict(options), updated_from=updated_from)
+
+
+def preset_names() -> list[str]:
+    """Names of the jobs shipped with the code."""
+    return sorted(f.name.removesuffix(".toml") for f in resources.files("builders").joinpath("presets").iterdir())
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Return the options of a shipped job.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"--preset is {name!r}: the presets are {', '.join(preset_names())}")
+    return tomllib.loads(resources.files("builders").joinpath("presets", f"{name}.toml").read_text())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the options of a job file. A key `preset` names a shipped job that the other keys build on.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
+    try:
+        options = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"--job {path}: there is no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--job {path} is not valid TOML: {error}") from None
+    preset = options.pop("preset", None)
+    return {**read_preset(preset), **options} if preset is not None else options
