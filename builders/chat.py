@@ -8,8 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from builders.encoded import ChatEncoder, EncodedChat, encode_chat
 from builders.row import RowError
+from builders.template import TemplateError
 from builders.think import JOINER, split_think
+
+__all__ = [
+    "ChatEncoder",
+    "EncodedChat",
+    "TemplateError",
+    "Turn",
+    "clean_text",
+    "encode_chat",
+    "parse_messages",
+    "shorten",
+    "template_messages",
+]
 
 THINK_KEYS = ("reasoning_content", "thinking", "reasoning")  # DeepSeek and vLLM; gpt-oss; OpenRouter
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # `type` of a part that is text; None: the part has no type
@@ -40,6 +54,16 @@ def parse_messages(value: Any) -> list[Turn]:
     if not value:
         raise RowError("messages_empty", "the conversation has no message")
     return [_turn(message, position) for position, message in enumerate(value)]
+
+
+def template_messages(value: Any) -> list[dict[str, Any]]:
+    """Read a conversation as a chat template takes it: every field as it is, ShareGPT's names and JSON apart.
+
+    Raises RowError as `parse_messages` does.
+    """
+    value = _from_json(value) if isinstance(value, str) else value
+    turns = parse_messages(value)
+    return [_as_template_takes(message, turn.role) for message, turn in zip(value, turns, strict=True)]
 
 
 def clean_text(text: str) -> str:
@@ -85,6 +109,14 @@ def _turn(message: Any, position: int) -> Turn:
     # servers send the same trace under two keys, or under a key and again in the content
     distinct = dict.fromkeys(trace for trace in (*traces, think) if trace)
     return Turn("assistant", response, JOINER.join(distinct))
+
+
+def _as_template_takes(message: Mapping[str, Any], role: str) -> dict[str, Any]:
+    rest = {key: item for key, item in message.items() if key not in ("role", "from", "content", "value")}
+    content = message.get("value") if message.get("content") is None else message["content"]
+    if isinstance(content, str):
+        content = clean_text(content)
+    return {"role": role, "content": content, **rest}
 
 
 def _content_text(value: Any) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,6 +209,35 @@ def _verify(
     return 0 if report.is_clean else 1
 
 
+@click.command("mask", cls=RunCommand, context_settings={"max_content_width": 100})
+@click.argument("model")
+@click.option("--source", required=True, help="Hub dataset, or local .parquet/.jsonl path or glob, or demo:chat")
+@click.option("--split", default="train", help="split of the source [train]")
+@click.option("--messages-column", default="messages", help="column that holds the chat [messages]")
+@click.option("--rows", default=3, type=click.IntRange(min=1), help="show the first N rows [3]")
+@click.option("--chat-template", type=click.Path(path_type=Path), help="Jinja file [the model's own template]")
+@click.option("--date", type=click.DateTime(["%Y-%m-%d"]), help="date that a template may print [today]")
+@click.option("--end-of-turn/--no-end-of-turn", default=True, help="mask the end-of-turn token [--end-of-turn]")
+def mask_command(model: str, rows: int, chat_template: Path | None, date: datetime | None, **flags: Any) -> None:
+    """Show which text the assistant generated, in green (or between ⟦ and ⟧), as a chat template prints it.
+
+    Exit code 1 if a row has no mask that is certain.
+    """
+    set_up_logging(is_debug=False)
+    options = {"end_of_turn": flags.pop("end_of_turn"), "date": date.date() if date else None}
+    sys.exit(guarded(lambda: _mask(job_from_dict({"model": model, **flags}), rows, chat_template, options)))
+
+
+def _mask(job: Job, rows: int, chat_template: Path | None, options: Mapping[str, Any]) -> int:
+    from extract.mask import show_masks
+
+    num_refused = 0
+    for row in show_masks(job, Settings().cache, chat_template, rows, color=sys.stdout.isatty(), **options):
+        click.echo(f"{row.text}\n")
+        num_refused += row.is_refused
+    return int(num_refused > 0)
+
+
 @click.group(context_settings={"max_content_width": 100})
 def main() -> None:
     """Make and use datasets of embeddings and teacher logits."""
@@ -215,3 +245,4 @@ def main() -> None:
 
 main.add_command(run_command)
 main.add_command(verify_command)
+main.add_command(mask_command)

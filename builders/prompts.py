@@ -1,0 +1,126 @@
+"""What a chat template prints to ask for an answer: its generation prompts, in every form that it knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from builders.marks import PLANS
+from builders.template import PAIRS, ChatTemplate
+from builders.vary import LETTER
+
+USER: dict[str, Any] = {"role": "user", "content": LETTER}
+ANSWER: dict[str, Any] = {"role": "assistant", "content": LETTER + LETTER}
+_TOKEN = r"<[|｜/]?[^<>\s]{1,64}>|\[/?[A-Z_]{2,}\]|\[\|[^|\[\]\s]{1,64}\|\]"
+
+
+class Prompts:
+    """The generation prompts of one template; those that depend on no conversation are rendered once."""
+
+    def __init__(self, template: ChatTemplate, context: Mapping[str, Any], control: Iterable[str]) -> None:
+        self.template = template
+        self.context = context
+        names = sorted(filter(None, control), key=len, reverse=True)
+        self.control = re.compile("|".join([*map(re.escape, names), _TOKEN]))
+        self.switches = [{}, *({name: flag} for name in self._thinking_names() for flag in (True, False))]
+        self._known: dict[str, list[str]] = {}
+        self._asked: dict[str, list[str]] = {}
+        self._headers: list[str] | None = None
+
+    def after_user(self, tools: list[dict[str, Any]] | None) -> list[str]:
+        """Prompts after one plain user message, with and without tools, thinking unset, on and off."""
+        key = json.dumps(tools, default=str)
+        if key not in self._known:
+            if len(self._known) > 256:  # a data set with its own tools in each row
+                self._known.clear()
+                self._asked.clear()
+            found = [pair for given in {bool(tools), False} for pair in self.after([USER], tools if given else None)]
+            self._asked[key] = [asked for asked, _ in found]
+            self._known[key] = sorted({p for _, p in found if p.strip()}, key=len, reverse=True)
+        return self._known[key]
+
+    def asks(self, header: str, tools: list[dict[str, Any]] | None) -> bool:
+        """Whether a header is what asks for an answer: the beginning of a prompt, or the end of a text that asks."""
+        begins = any(prompt.lstrip().startswith(header.lstrip()) for prompt in self.after_user(tools))
+        return begins or any(asked.endswith(header) for asked in self._asked[json.dumps(tools, default=str)])
+
+    def after(
+        self, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None
+    ) -> Iterator[tuple[str, str]]:
+        """Yield the text that asks for an answer to these messages, and the prompt at its end; thinking as above.
+
+        Where the template refuses the messages, nothing is yielded.
+        """
+        for switch in self.switches:
+            context = {**self.context, "tools": tools, **switch}
+            try:
+                asked = self.template.render(messages, **{**context, "add_generation_prompt": True})
+                bare = self.template.render(messages, **{**context, "add_generation_prompt": False})
+            except Exception:  # a template is foreign code, and refuses in its own ways
+                continue
+            prompt = asked[self._cut(bare, asked) :]
+            if LETTER in prompt:  # a template that prints something else in front when it asks
+                bare, prompt = bare.rpartition(LETTER)[2], prompt.rpartition(LETTER)[2]
+                prompt = prompt[self._cut(bare, prompt) :]
+            yield asked, prompt
+
+    def headers(self) -> list[str]:
+        """What the template prints before a plain answer to a plain question, last or not, longest first."""
+        if self._headers is None:
+            found = {self.header([USER, ANSWER, *rest], 1, None) for rest in ([], [USER, ANSWER])}
+            self._headers = sorted((header for header in found if header is not None), key=len, reverse=True)
+        return self._headers
+
+    def header(self, messages: Sequence[Mapping[str, Any]], i: int, tools: list[dict[str, Any]] | None) -> str | None:
+        """What the template prints before a plain answer that stands in place of message i; None if it refuses that."""
+        own = [dict(ANSWER if k == i else message) for k, message in enumerate(messages)]
+        context = {**self.context, "tools": tools, "add_generation_prompt": False}
+        for plan in PLANS:
+            try:
+                rendering = self.template.render_marked(plan, own, PAIRS[0], **context)
+            except Exception:  # a template is foreign code, and refuses in its own ways
+                return None
+            for span in rendering.regions.get(i, []):
+                head, found, _ = rendering.text[span.start : span.stop].partition(ANSWER["content"])
+                if found:
+                    return head
+        return None
+
+    def _cut(self, bare: str, asked: str) -> int:
+        """Where the prompt begins: a closing `<|end|>` of the bare text must not lend its `<|` to `<|assistant|>`."""
+        cut = common_head([bare, asked])
+        if cut == len(bare):
+            return cut
+        window = max(0, cut - 80)
+        return next((m.start() for m in self.control.finditer(asked, window) if m.start() < cut < m.end()), cut)
+
+    def _thinking_names(self) -> list[str]:
+        from jinja2 import meta
+
+        names = meta.find_undeclared_variables(self.template.env.parse(self.template.source))
+        return sorted({"enable_thinking", *(name for name in names if "think" in name.lower())} & names)
+
+
+def blind_end(text: str, prompt: str) -> int | None:
+    """Where a prompt ends that a text begins with, if white space does not count; None if it does not."""
+    wanted = "".join(prompt.split())
+    here = 0
+    for letter in wanted:
+        here += len(text) - here - len(text[here:].lstrip())
+        if not text.startswith(letter, here):
+            return None
+        here += 1
+    return len(text) - len(text[here:].lstrip())
+
+
+def common_head(texts: Sequence[str]) -> int:
+    """Length of the longest beginning that all texts share."""
+    low, high = min(texts), max(texts)
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+
+
+def common_tail(texts: Sequence[str]) -> int:
+    """Length of the longest end that all texts share."""
+    return common_head([text[::-1] for text in texts])
