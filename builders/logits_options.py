@@ -16,7 +16,6 @@ class LogitsOptions:
     num_sampled: int = option(
         16, "ids drawn from the rest, so that expectations stay unbiased", group="Logits", minimum=0
     )
-    encoding: str = option("default", "layout of the columns", group="Logits", choices=("default", "compact"))
     chat_template: str | None = option(
         None,
         "file of the chat template, or the name of one that the tokenizer has [the tokenizer's own]",

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from builders.columns import record_columns
 from builders.job import Job
 from builders.layout import Layout
 from builders.options import option_fields
-from builders.schema import Column, embeddings_columns
+from builders.schema import Column
 from builders.source import is_local
 from builders.text import DEFAULT_TEMPLATE
 from hub.pending import Receipt
@@ -75,7 +76,7 @@ class Card:
     @property
     def columns(self) -> list[Column]:
         """Columns of the records."""
-        return embeddings_columns(self.job, self.source_columns, self.dimension)
+        return record_columns(self.job, self.source_columns, self.dimension)
 
     @property
     def dimension(self) -> int:

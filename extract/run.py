@@ -24,7 +24,7 @@ from builders.job import Job
 from builders.layout import Layout
 from cards.writer import CardWriter
 from extract.batching import TokenBudget
-from extract.builds import open_build
+from extract.builds import Build, open_build
 from extract.claim import claim, read_batches
 from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, load_engine
@@ -33,7 +33,6 @@ from extract.prepare import Session, prepare
 from extract.progress import Progress, describe
 from extract.read_ahead import read_ahead
 from extract.settings import Settings
-from extract.settle import load_tokenizer
 from extract.stop import LateError, Stop
 from extract.world import World
 from extract.writer import ChunkWriter
@@ -81,9 +80,10 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         )
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
+            kind = open_build(plan.job, plan.source, session.files, session.old)
             engine = session.engine or load_engine(plan.job, session.files, settings.device)
             try:
-                pour(session, engine, settings, world, stop, progress, tick)
+                pour(session, kind, engine, settings, world, stop, progress, tick)
             except OSError as error:
                 if not is_full(error):
                     raise
@@ -104,6 +104,7 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
 
 def pour(
     session: Session,
+    kind: Build,
     engine: Engine,
     settings: Settings,
     world: World,
@@ -114,9 +115,8 @@ def pour(
     """The main loop: units -> batches -> engine -> records -> chunk -> pending."""
     plan, partial = session.plan, session.partial
     budget = TokenBudget(settings.max_batch_tokens or engine.max_batch_tokens)
-    build = open_build(plan.job, plan.source, load_tokenizer(plan.job, session.files), session.old)
-    writer = ChunkWriter(session, build.columns(engine))
-    batches = read_batches(claim(plan, world, stop), plan, build, budget, partial)
+    writer = ChunkWriter(session, kind.columns(engine))
+    batches = read_batches(claim(plan, world, stop), plan, kind, budget, partial)
     ahead = read_ahead(batches, BATCHES_AHEAD, lambda batch: batch.weight)
     with writer, closing(ahead), closing(engine.run(ahead, budget)) as done:
         for batch, results, padded in done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Sample:
-    """One text to embed, as token ids with the model's special tokens.
+    """One text or conversation for the model, as token ids with its special tokens.
 
-    `position` is the row's place in its unit (0-based), `field` which of the row's vectors this becomes.
+    `position` is the row's place in its unit (0-based), `field` which of the row's vectors this becomes. For a logits build,
+    `index` is the row's place in the source, and `targets` are the places of the tokens to predict, each at least 1.
     """
 
     position: int
     field: int
     input_ids: list[int]
     truncated: bool = False
+    index: int = -1
+    targets: Sequence[int] = ()
 
     @property
     def num_tokens(self) -> int:

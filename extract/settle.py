@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from extract.device import best_dtype, default_device
 from extract.engines import Engine
 from extract.model_files import ModelFiles
 from extract.stages import batches
-from extract.tokens import TextTokenizer
+from extract.tokens import TextTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +31,7 @@ UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
 
 def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
-    try:
-        job.view.columns(source.columns)  # a column that is not there is an error now
-    except ValueError as error:
-        raise ConfigError(f"--source {source.name}: {error}") from None
+    _check_columns(job, source)
     if job.engine == "transformers" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
         raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {files.hidden_size}")
     limit = files.max_length
@@ -46,7 +45,31 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> J
         pooling=job.pooling or files.pooling,
         instruction=files.prompt if job.instruction is None else job.instruction,
         dtype=job.dtype or _dtype(job, device),
+        chat_template=_chat_template(job),
+        template_date=job.template_date or (date.today().isoformat() if job.build == "logits" else None),
     )
+
+
+def _check_columns(job: Job, source: Source) -> None:
+    """A column that is not there is an error now."""
+    if job.build == "logits" and job.messages_column not in source.columns:
+        known = ", ".join(map(repr, source.columns))
+        raise ConfigError(f"--messages-column is {job.messages_column!r}: --source {source.name} has {known}")
+    try:
+        job.view.columns(source.columns if job.build == "embeddings" else [job.messages_column])
+    except ValueError as error:
+        raise ConfigError(f"--source {source.name}: {error}") from None
+
+
+def _chat_template(job: Job) -> str | None:
+    """The content of a template's file becomes part of the job; a name of one of the tokenizer's stays."""
+    given = job.chat_template
+    if given is None or "{" in given or not Path(given).suffix:
+        return given
+    try:
+        return Path(given).expanduser().read_text()
+    except OSError as error:
+        raise ConfigError(f"--chat-template {given}: {error.strerror}") from None
 
 
 def _dtype(job: Job, device: str | None) -> str:
@@ -71,16 +94,10 @@ def check_same(asked: Job, stored: Job, output: str) -> None:
         )
 
 
-def load_tokenizer(job: Job, files: ModelFiles) -> TextTokenizer:
-    """Return the settled job's tokenizer."""
-    from transformers import AutoTokenizer
-
+def load_text_tokenizer(job: Job, files: ModelFiles) -> TextTokenizer:
+    """Return what makes token ids of the settled job's texts."""
     assert job.max_length is not None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:  # no tokenizer files, or a package that they need
-        raise ConfigError(f"--model {job.model}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
-    return TextTokenizer(tokenizer, job.max_length, job.truncate, job.instruction or "")
+    return TextTokenizer(load_tokenizer(job, files), job.max_length, job.truncate, job.instruction or "")
 
 
 def sample_rows(selection: Selection, count: int) -> np.ndarray:

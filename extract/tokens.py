@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from builders.job import Job
 from builders.options import ConfigError
 from builders.text import Span, Text
+from extract.model_files import ModelFiles
 from extract.truncate import Range, keep_balanced, keep_end_cut, keep_middle_cut, keep_start_cut
 
 CHARS_PER_TOKEN = 32  # an end cut reads this many characters per token of room before it reads a whole long text
 MARGIN = 8  # tokens at the end of such a part that may differ from those of the whole text
 SPECIAL_PROBE = "a"
+
+
+def load_tokenizer(job: Job, files: ModelFiles) -> Any:
+    """Return the transformers tokenizer of the settled job's model.
+
+    Raises:
+        ConfigError: the model has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:  # no tokenizer files, or a package that they need
+        raise ConfigError(f"--model {job.model}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
 
 
 class TextTokenizer:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
 
 from builders.job import Job
 from builders.layout import Layout
@@ -27,10 +29,12 @@ from builders.options import ConfigError
 from builders.selection import Selection, select
 from builders.source import open_source
 from builders.units import Units
+from builders.wrong_logits import wrong_logits
 from extract.prepare import read_job, read_previous
 from extract.settings import Settings
 from hub.commit import commit_files
 from hub.ledger import Ledger
+from hub.opened import wrong_vectors
 from hub.pending import Receipt
 from hub.repo import HUB_ID, HUB_NAME, CommitError, Repo, is_folder, open_repo
 from hub.verify import READ_THREADS, PlannedUnit, Problem, Verifier
@@ -148,12 +152,19 @@ def hold(repo: Repo, job: Job, layout: Layout, *, deep: bool) -> Verifier:
         files,
         [layout.of_split(folder) for folder in (layout.data, layout.skipped)],
         job.fingerprint,
-        job.normalize,
+        wrong_records(job),
         ledger.by_start,
         layout.ledger,
         layout.ledger in files,
         deep,
     )
+
+
+def wrong_records(job: Job) -> Callable[[pa.RecordBatch], Iterator[str]]:
+    """Return what says what is wrong with records of the job."""
+    if job.build == "logits":
+        return partial(wrong_logits, top_p=job.top_p, max_elements=job.top_p_max_elements)
+    return partial(wrong_vectors, is_normalized=job.normalize)
 
 
 def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:

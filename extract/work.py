@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,9 @@ class Work(ABC):
     seconds: float = 0.0  # from claim to the last result
     started: float = field(default_factory=time.monotonic)
 
-    nothing = RowError("empty_text", "the tokenizer finds no token in the text")  # of a row that has no sample
+    nothing: ClassVar[RowError] = RowError(
+        "empty_text", "the tokenizer finds no token in the text"
+    )  # of a row that has no sample
 
     def __post_init__(self) -> None:
         num_fields, num_rows = max(1, len(self.job.fields)), self.unit.num_rows

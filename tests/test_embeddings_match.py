@@ -11,7 +11,7 @@ from builders.units import Unit
 from extract.batching import TokenBudget
 from extract.engines import load_engine
 from extract.model_files import read_model_files
-from extract.settle import load_tokenizer
+from extract.settle import load_text_tokenizer as load_tokenizer
 from extract.stages import batches, samples, texts
 from extract.vectors import VectorWork
 

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hub.folder import FolderRepo
+from hub.opened import wrong_vectors
 from hub.pending import Entry, Receipt
 from hub.remote import HubRepo
 from hub.verify import DEEP_THREADS, PlannedUnit, Verifier
@@ -53,7 +55,17 @@ def verifier(repo, units: list[PlannedUnit], *, deep: bool) -> Verifier:
         u.start: Receipt(u.start, u.stop, (Entry(u.data, files[u.data].size, files[u.data].sha256),), counts())
         for u in units
     }
-    return Verifier(repo, files, ["data/train", "skipped/train"], "f", True, receipts, "ledger", True, deep)
+    return Verifier(
+        repo,
+        files,
+        ["data/train", "skipped/train"],
+        "f",
+        partial(wrong_vectors, is_normalized=True),
+        receipts,
+        "ledger",
+        True,
+        deep,
+    )
 
 
 @pytest.mark.parametrize("deep", [False, True])

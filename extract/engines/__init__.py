@@ -19,7 +19,7 @@ class EngineError(RuntimeError):
 class Engine(Protocol):
     """Turns batches into results, in the order of the batches, with as many in flight as suits it."""
 
-    dimension: int  # of the vectors
+    dimension: int  # of the vectors, or the number of ids in a distribution
     max_batch_tokens: int  # a good budget for this device
 
     def run(self, batches: Iterable[Batch], budget: TokenBudget) -> Generator[tuple[Batch, Any, int], None, None]:
@@ -36,9 +36,13 @@ def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
         EngineError: it cannot be loaded.
     """
     if job.engine == "fake":
-        from extract.engines.fake import FakeEngine
+        from extract.engines.fake import FakeEngine, FakeTeacher
 
-        return FakeEngine(job.dimensions or files.hidden_size)
+        return FakeEngine(job.dimensions or files.hidden_size) if job.build == "embeddings" else FakeTeacher(job)
+    if job.build == "logits":
+        from extract.engines.teacher import TeacherEngine
+
+        return TeacherEngine(job, files, device or default_device())
     from extract.engines.transformers import TransformersEngine
 
     return TransformersEngine(job, files, device or default_device())

@@ -1,0 +1,39 @@
+"""The columns of a job's records, whatever its build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from builders.job import Job
+from builders.logits_schema import LogitsFormat, logits_columns
+from builders.schema import Column, embeddings_columns
+
+
+def record_columns(job: Job, source_columns: Sequence[str], dimension: int, tokenizer: str = "") -> list[Column]:
+    """Columns of the records: `dimension` is that of the vectors, or the number of ids that the model knows."""
+    if job.build == "embeddings":
+        return embeddings_columns(job, source_columns, dimension)
+    index, *columns = logits_columns(logits_format(job, dimension, tokenizer))
+    carried = [
+        (job.id_column, Column("id", "string", f"`{job.id_column}` of the source row.")),
+        (job.source_column, Column("dataset_source", "string", f"`{job.source_column}` of the source row.")),
+    ]
+    return [
+        index,
+        *(column for name, column in carried if name in source_columns),
+        Column("content_hash", "string", "Hash of the tokens and of which are captured (BLAKE2b, 128 bits)."),
+        Column("truncated", "bool", f"Whether the conversation was longer than {job.max_length} tokens and was cut."),
+        *columns,
+    ]
+
+
+def logits_format(job: Job, vocab_size: int, tokenizer: str) -> LogitsFormat:
+    """What the chunks of a logits job say of their records. `tokenizer` is the hash of the teacher's vocabulary."""
+    return LogitsFormat(
+        encoding="default",
+        vocab_size=vocab_size,
+        tokenizer=tokenizer,
+        num_sampled=job.num_sampled,
+        top_p=job.top_p,
+        top_p_max_elements=job.top_p_max_elements,
+    )

@@ -1,0 +1,60 @@
+"""The stage of a logits build: a row's conversation as token ids, and which of them the assistant generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+from typing import Any
+
+import numpy as np
+
+from builders.chat import template_messages
+from builders.encoded import ChatEncoder
+from builders.job import Job
+from builders.options import ConfigError
+from builders.row import Row, RowError
+from builders.template import TemplateError
+from extract.logits import LogitsWork
+from extract.sample import Sample
+
+PROBE = [{"role": "user", "content": "Which colour?"}, {"role": "assistant", "content": "Blue, I think."}]
+
+
+def open_encoder(job: Job, tokenizer: Any) -> ChatEncoder:
+    """Return what renders, tokenises and masks the job's conversations.
+
+    Raises:
+        ConfigError: not even a plain conversation can be masked with certainty.
+    """
+    day = None if job.template_date is None else date.fromisoformat(job.template_date)
+    encoder = ChatEncoder(
+        tokenizer, job.chat_template, date=day, end_of_turn=job.end_of_turn, max_length=job.max_length
+    )
+    try:
+        encoder.encode(PROBE)
+    except TemplateError as error:
+        raise ConfigError(f"--model {job.model}: {error.detail}") from error
+    return encoder
+
+
+def chats(rows: Iterable[Row], encoder: ChatEncoder, work: LogitsWork) -> Iterator[Sample]:
+    """Encode each row; one that cannot be, or whose mask would be a guess, is skipped and listed."""
+    job = work.job
+    for position, row in enumerate(rows):
+        try:
+            if row.error is not None:
+                raise row.error
+            messages = template_messages(row.data.get(job.messages_column))
+            chat = encoder.encode(messages, row.data.get(job.tools_column) or None)
+        except TemplateError as error:
+            work.skip(row.index, RowError(error.reason, error.detail))
+            continue
+        except RowError as error:
+            work.skip(row.index, error)
+            continue
+        # nothing predicts the first token
+        targets = np.flatnonzero(np.array(chat.assistant_mask[1:], bool)).astype(np.int32) + 1
+        work.unread.update(chat.unread)
+        work.add_chat(position, row, np.array(chat.input_ids, np.int32), targets)
+        if len(targets) and not work.is_done[0, position]:
+            yield Sample(position, 0, chat.input_ids, chat.is_truncated, row.index, targets.tolist())

@@ -1,0 +1,49 @@
+"""GGUF models: their weights become a folder that transformers loads, once."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from builders.files import file_sha256
+from builders.options import ConfigError
+
+SUFFIX = ".gguf"
+FOLDER = Path("~/.cache/stillroom/models")
+
+
+def converted(path: Path, cache: Path | None = None) -> Path:
+    """Return the folder of a GGUF file's model, with float32 safetensors; the first call takes some seconds per 100 MB.
+
+    Named by the file's SHA-256, and made by a rename: it is whole or not there.
+
+    Raises:
+        ConfigError: the package `gguf` is missing, or transformers does not know the architecture.
+    """
+    folder = (cache or FOLDER.expanduser()) / file_sha256(path)[:16]
+    if (folder / "config.json").exists():
+        return folder
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf.") as made:
+        part = Path(made) / "model"
+        try:
+            AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(part)
+            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        except ImportError as error:
+            raise ConfigError(f"--model {path.name}: GGUF files need `pip install gguf`: {error}") from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--model {path.name}: {' '.join(str(error).split())[:300]}") from error
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config  # the weights are plain, and could not be saved with it
+        plain = AutoModelForCausalLM.from_config(model.config)
+        plain.load_state_dict(model.state_dict())
+        plain.save_pretrained(part)
+        try:
+            part.rename(folder)
+        except OSError:  # another process was faster
+            if not (folder / "config.json").exists():
+                raise
+    return folder
