@@ -25,6 +25,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from extract.settings import Settings
 from hub.budget import HOUR, CommitBudget, PastCommit
 from hub.commit import SECONDS_PER_MACHINE, UNITS_PER_UPLOAD
 from hub.committer import Committer
@@ -95,7 +96,7 @@ class Server:
 class Writer:
     """One committer on its own clock; the repository as it sees it."""
 
-    name, commits_per_hour, takes_handover = "simulated", 96.0, True
+    name = "simulated"
 
     def __init__(self, server: Server, name: str, offers: Sequence[tuple[float, list[Receipt]]], cut: bool) -> None:
         self.server, self.writer, self.offers, self.cut = server, name, deque(offers), cut
@@ -108,7 +109,7 @@ class Writer:
         """Start a process: what the last one knew is gone, but for what is in pending."""
         waiting = self.committer.waiting if hasattr(self, "committer") else {}
         clock: Callable[[], float] = lambda: self.now  # noqa: E731
-        budget = CommitBudget(self.commits_per_hour, self.writer, clock, self.draw.random)
+        budget = CommitBudget(Settings().commits_per_hour, self.writer, clock, self.draw.random)
         patience = Patience(self.name, clock, self.draw.random)
         self.committer = Committer(self, budget, patience, clock=clock)  # type: ignore[arg-type]
         self.committer.offer(waiting.values())

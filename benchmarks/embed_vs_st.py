@@ -44,10 +44,9 @@ from extract.model_files import read_model_files
 from extract.prepare import prepare
 from extract.sample import Batch
 from extract.settings import Settings
-from extract.settle import load_text_tokenizer as load_tokenizer
 from extract.stages import texts
 from extract.stop import Stop
-from extract.tokens import TextTokenizer
+from extract.tokens import TextTokenizer, load_text_tokenizer
 from extract.vectors import VectorWork
 from extract.world import World
 
@@ -129,7 +128,7 @@ class Ours:
         """Settle the job as a run does, and load its model and tokenizer."""
         session = open_session(job, folder / "settle")
         job, files = session.plan.job, session.files
-        return cls(job, load_engine(job, files, None), load_tokenizer(job, files), folder)
+        return cls(job, load_engine(job, files, None), load_text_tokenizer(job, files), folder)
 
     def rows(self) -> tuple[list[str], list[Batch]]:
         """The texts in row order, and the same batches that a run makes of them."""

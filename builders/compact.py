@@ -122,12 +122,11 @@ def pack_compact(
     tokens = np.repeat(np.arange(len(counts)), counts)
     logprobs = nucleus_logits - logsumexp[tokens]
     if sampled_counts is None:
-        certain, drawn = _sort_out(
-            tokens, nucleus_ids, logprobs, counts, sampled_ids, sampled_logits - logsumexp[:, None]
-        )
+        sampled = sampled_logits - logsumexp[:, None]
+        certain, drawn = _sort_out(tokens, nucleus_ids, logprobs, counts, sampled_ids, sampled)
         tokens = np.concatenate([tokens, np.nonzero(certain)[0]])
         nucleus_ids = np.concatenate([nucleus_ids, sampled_ids[certain]])
-        logprobs = np.concatenate([logprobs, (sampled_logits - logsumexp[:, None])[certain]])
+        logprobs = np.concatenate([logprobs, sampled[certain]])
     else:
         drawn = np.arange(sampled_ids.shape[1]) < np.asarray(sampled_counts)[:, None]
     exact_ranks, exact_counts, order = _gaps(ranks.ranks[nucleus_ids], tokens, len(counts))

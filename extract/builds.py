@@ -21,7 +21,7 @@ from extract.logits import LogitsWork
 from extract.model_files import ModelFiles
 from extract.sample import Sample
 from extract.stages import samples, texts
-from extract.tokens import TextTokenizer, load_tokenizer
+from extract.tokens import TextTokenizer, load_text_tokenizer, load_tokenizer
 from extract.vectors import VectorWork
 from extract.work import Work
 
@@ -113,10 +113,6 @@ def open_build(job: Job, source: Source, files: ModelFiles, old: OldRecords | No
     Raises:
         ConfigError: the model has no tokenizer, or its chat template gives no certain mask.
     """
-    tokenizer = load_tokenizer(job, files)
     if job.build == "logits":
-        return LogitsBuild(job, source, tokenizer)
-    assert job.max_length is not None
-    return EmbeddingsBuild(
-        job, source, TextTokenizer(tokenizer, job.max_length, job.truncate, job.instruction or ""), old
-    )
+        return LogitsBuild(job, source, load_tokenizer(job, files))
+    return EmbeddingsBuild(job, source, load_text_tokenizer(job, files), old)

@@ -13,8 +13,8 @@ from builders.text import PLAN_VIEWS, TextView
 from extract.builds import ROW_BYTES
 from extract.model_files import read_model_files
 from extract.settings import Settings
-from extract.settle import UNIT_SECONDS, load_text_tokenizer, sample_rows, settle, two_digits
-from extract.tokens import TextTokenizer
+from extract.settle import UNIT_SECONDS, sample_rows, settle, two_digits
+from extract.tokens import TextTokenizer, load_text_tokenizer
 
 SAMPLE_ROWS = 1000
 

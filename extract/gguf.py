@@ -7,20 +7,20 @@ from pathlib import Path
 
 from builders.files import file_sha256
 from builders.options import ConfigError
+from extract.settings import Settings
 
 SUFFIX = ".gguf"
-FOLDER = Path("~/.cache/stillroom/models")
 
 
-def converted(path: Path, cache: Path | None = None) -> Path:
+def converted(path: Path) -> Path:
     """Return the folder of a GGUF file's model, with float32 safetensors; the first call takes some seconds per 100 MB.
 
-    Named by the file's SHA-256, and made by a rename: it is whole or not there.
+    It stands in the cache of the machine, named by the file's SHA-256, and made by a rename: it is whole or not there.
 
     Raises:
         ConfigError: the package `gguf` is missing, or transformers does not know the architecture.
     """
-    folder = (cache or FOLDER.expanduser()) / file_sha256(path)[:16]
+    folder = Settings().cache / "models" / file_sha256(path)[:16]
     if (folder / "config.json").exists():
         return folder
     import torch

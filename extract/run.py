@@ -144,7 +144,7 @@ def open_uploader(session: Session, settings: Settings, world: World) -> Uploade
     if is_shared and not world.is_main:
         return Uploader(repo, session.pending, RemoteOutbox(world), patience, num_machines)
     writer = f"{session.plan.job.fingerprint[:8]}-{settings.job_index}" + (f"-{world.rank}" if world.rank else "")
-    limit = repo.commits_per_hour and settings.commits_per_hour
+    limit = settings.commits_per_hour if repo.counts_commits else None
     cards = card_writer(session, settings)
     committer = Committer(repo, CommitBudget(limit, writer), patience, cards.ledger.part)
     if world.is_main and session.previous is None:  # readers keep the dataset that an update works on, and its card

@@ -31,7 +31,7 @@ class Settings:
     pending_gb: float | None = option(
         None, "chunks that may wait for the output, GB [half the free disk]", group="Run", minimum=0.001
     )
-    commits_per_hour: float = option(
+    commits_per_hour: float = option(  # 96 leaves room for people and cards
         96.0, "commits per hour that all writers of the dataset share; the Hub allows 128", group="Run", minimum=1
     )
     num_jobs: int = option(1, "jobs that share the work without knowing of each other", group="Run", minimum=1)

@@ -21,7 +21,6 @@ from extract.device import best_dtype, default_device
 from extract.engines import Engine
 from extract.model_files import ModelFiles
 from extract.stages import batches
-from extract.tokens import TextTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +91,6 @@ def check_same(asked: Job, stored: Job, output: str) -> None:
             + "Give" * (not is_newer)
             + " the job that it holds, another --output or --config-name, or --restart to delete it"
         )
-
-
-def load_text_tokenizer(job: Job, files: ModelFiles) -> TextTokenizer:
-    """Return what makes token ids of the settled job's texts."""
-    assert job.max_length is not None
-    return TextTokenizer(load_tokenizer(job, files), job.max_length, job.truncate, job.instruction or "")
 
 
 def sample_rows(selection: Selection, count: int) -> np.ndarray:

@@ -118,3 +118,9 @@ def _token_range(offsets: list[tuple[int, int]], span: Span, shift: int, first: 
     """Tokens that begin inside a span of characters."""
     inside = [i for i, (start, _) in enumerate(offsets) if span.start <= start - shift < span.stop and i >= first]
     return (inside[0], inside[-1] + 1) if inside else None
+
+
+def load_text_tokenizer(job: Job, files: ModelFiles) -> TextTokenizer:
+    """Return what makes token ids of the settled job's texts."""
+    assert job.max_length is not None
+    return TextTokenizer(load_tokenizer(job, files), job.max_length, job.truncate, job.instruction or "")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 HOUR = 3600.0
-COMMITS_PER_HOUR = 96.0  # of the 128 per repository and hour that a free account has: room for people and cards
 SHARE_OF_LIMIT = 0.75  # of a limit that the server named
 SHARE_OF_STRANGERS = 0.75  # of the budget, at most, goes to commits that are not stillroom's
 SHARED_RESERVE = 3  # places left free beside other writers: two may take the last one in the same second

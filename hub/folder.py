@@ -16,7 +16,7 @@ from hub.repo import CommitError
 class FolderRepo:
     """Files become visible one by one, each whole, in the order given: data first, then what describes it."""
 
-    commits_per_hour: float | None = None
+    counts_commits = False
     takes_handover = False
 
     def __init__(self, folder: Path) -> None:

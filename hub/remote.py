@@ -12,7 +12,6 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 
-from hub.budget import COMMITS_PER_HOUR
 from hub.faults import diagnose
 from hub.handover import can_rebuild, rebuild
 from hub.pending import Entry
@@ -31,7 +30,7 @@ def silence() -> None:
 class HubRepo(HubReader):
     """A dataset repository. Bytes go ahead of commits (`upload`); a commit then is one small request."""
 
-    commits_per_hour: float | None = COMMITS_PER_HOUR
+    counts_commits = True
 
     def __init__(self, repo_id: str) -> None:
         super().__init__(repo_id)

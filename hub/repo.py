@@ -33,7 +33,7 @@ class Repo(Protocol):
     """Where chunks go. Paths are relative, with forward slashes; a commit makes its files visible together."""
 
     name: str
-    commits_per_hour: float | None  # what the output allows to all writers together; None: any number
+    counts_commits: bool  # whether it allows so many an hour, to all writers together
     takes_handover: bool  # whether a commit may name files that another machine has uploaded
 
     def list_files(self) -> dict[str, int]:

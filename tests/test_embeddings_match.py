@@ -11,8 +11,8 @@ from builders.units import Unit
 from extract.batching import TokenBudget
 from extract.engines import load_engine
 from extract.model_files import read_model_files
-from extract.settle import load_text_tokenizer as load_tokenizer
 from extract.stages import batches, samples, texts
+from extract.tokens import load_text_tokenizer
 from extract.vectors import VectorWork
 
 NUM_ROWS = 500
@@ -35,7 +35,7 @@ def test_vectors_are_those_of_sentence_transformers(minilm, rows):
     job = Job(**{**job.to_dict(), "fields": (), "pooling": files.pooling})
     engine, work = load_engine(job, files, "cpu"), VectorWork(Unit(0, 0, NUM_ROWS), job)
     budget = TokenBudget(engine.max_batch_tokens)
-    ready = batches(samples(texts(rows, job.view, work), load_tokenizer(job, files), work), budget, work)
+    ready = batches(samples(texts(rows, job.view, work), load_text_tokenizer(job, files), work), budget, work)
     for batch, vectors, padded in engine.run(ready, budget):
         work.put(batch.samples, vectors, padded)
     work.finish()

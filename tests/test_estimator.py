@@ -12,7 +12,8 @@ import torch
 from extract.engines.draws import uniforms
 from extract.engines.nucleus import Rule
 from tests import estimators as est
-from tests.teacher import SAMPLE, smollm2_folder, teachers
+from tests.smollm2 import SAMPLE, smollm2_folder
+from tests.teacher import teachers
 
 torch.set_num_threads(1)
 GLOBAL = Rule(select="global", tau=1 / 256)
