@@ -17,7 +17,10 @@ from tests.teacher import teachers
 
 torch.set_num_threads(1)
 GLOBAL = Rule(select="global", tau=1 / 256)
-WRONG = ("equal", "scaled", "renormalised", "nucleus", "top-50", "top-128", "repeats dropped")
+WRONG = (
+    "equal", "scaled", "renormalised", "nucleus", "top-50", "top-128", "repeats dropped",
+    "tail repeats dropped", "Gumbel equal", "Gumbel scaled",
+)  # fmt: skip
 
 
 def weighted(teacher, u, rng):
@@ -34,6 +37,9 @@ def weighted(teacher, u, rng):
         "top-50": est.top(teacher, 50),
         "top-128": est.top(teacher, 128),
         "repeats dropped": est.repeats_dropped(teacher, 50, rng),
+        "tail repeats dropped": est.tail_repeats_dropped(teacher, chosen, rng),
+        "Gumbel equal": est.gumbel_equal(teacher, chosen, rng),
+        "Gumbel scaled": est.gumbel_scaled(teacher, chosen, rng),
     }
 
 
@@ -69,7 +75,7 @@ class Sums:
         print(f"\n{self.tokens} tokens, {self.seeds} seeds; target error / least {self.target / self.least:.4f}")
         for key, name in self.errors:
             bias, se = self.bias(key, name)
-            print(f"{key:16} {name:5} CE bias {bias:+.2e}, standard error {se:.1e}")
+            print(f"{key:20} {name:5} CE bias {bias:+.2e}, standard error {se:.1e}")
 
 
 def test_weights_are_right_in_expectation_and_shortcuts_are_not():
