@@ -13,6 +13,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from builders.image_options import ImageOptions
 from builders.logits_options import LogitsOptions
 from builders.options import ConfigError, check_fields, option
 from builders.text import DEFAULT_TEMPLATE, TextView
@@ -26,7 +27,7 @@ LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a has
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(LogitsOptions):
+class Job(ImageOptions, LogitsOptions):
     """What is made, from what, with which model. Options with `values=False` decide how or where, never what."""
 
     build: str = option("embeddings", "what to make", group="Output", choices=BUILDS)
@@ -135,10 +136,34 @@ class Job(LogitsOptions):
             raise ConfigError("--storage-dtype float16 holds no value over 65,504: normalise, or store float32")
         if self.fields and self.text_template is not None:
             raise ConfigError("--fields and --text-template exclude each other: a field is a text of its own")
+        self._check_images()
         try:
             self.view  # noqa: B018  # its own checks
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    def _check_images(self) -> None:
+        if not self.image_column:
+            for name in ("min_pixels", "max_pixels"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"--{name.replace('_', '-')} is of images: name their column with --image-column"
+                    )
+            return
+        others = {
+            "--build": self.build != "embeddings",
+            "--engine": self.engine not in ("transformers", "fake"),
+            "--fields": bool(self.fields),
+            "--pooling": self.pooling == "logits-mean",
+        }
+        for flag, is_wrong in others.items():
+            if is_wrong:
+                value = getattr(self, flag[2:])
+                raise ConfigError(
+                    f"{flag} {value} does not go with --image-column: a row has one vector, of transformers"
+                )
+        if (self.min_pixels or 0) > (self.max_pixels or 10**18):
+            raise ConfigError(f"--min-pixels is {self.min_pixels}: --max-pixels is {self.max_pixels}, which is less")
 
     @property
     def view(self) -> TextView:

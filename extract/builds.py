@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from builders.columns import logits_format, record_columns
 from builders.distill import vocabulary_hash
+from builders.images import row_view
 from builders.job import Job
 from builders.logits_schema import LogitsFormat
 from builders.packing import record_bytes
@@ -19,8 +20,9 @@ from extract.chats import chats, open_encoder
 from extract.engines import Engine
 from extract.logits import LogitsWork
 from extract.model_files import ModelFiles
+from extract.processor import VisionProcessor, load_processor
 from extract.sample import Sample
-from extract.stages import samples, texts
+from extract.stages import samples, scenes, texts
 from extract.tokens import TextTokenizer, load_text_tokenizer, load_tokenizer
 from extract.vectors import VectorWork
 from extract.work import Work
@@ -47,12 +49,15 @@ class Build(Protocol):
 
 
 class EmbeddingsBuild:
-    """Texts of a row, a vector for each."""
+    """Texts of a row, a vector for each; or its text and images, and a vector of all."""
 
-    def __init__(self, job: Job, source: Source, tokenizer: TextTokenizer, old: OldRecords | None = None) -> None:
+    def __init__(
+        self, job: Job, source: Source, tokenizer: TextTokenizer | VisionProcessor, old: OldRecords | None = None
+    ) -> None:
         self.job, self.source, self.tokenizer, self.old = job, source, tokenizer, old
         carried = [name for name in (job.id_column, job.source_column) if name in source.columns]
-        self.needed_columns: Sequence[str] = list(dict.fromkeys([*job.view.columns(source.columns), *carried]))
+        self.view = row_view(job)
+        self.needed_columns: Sequence[str] = list(dict.fromkeys([*self.view.columns(source.columns), *carried]))
 
     def work(self, unit: Unit) -> VectorWork:
         """See Build."""
@@ -61,7 +66,10 @@ class EmbeddingsBuild:
     def samples(self, rows: Iterable[Row], work: Work) -> Iterator[Sample]:
         """See Build: an update carries texts over that the older generation has."""
         assert isinstance(work, VectorWork)
-        return samples(carry(texts(rows, self.job.view, work), self.old, work), self.tokenizer, work)
+        wanted = carry(texts(rows, self.view, work), self.old, work)
+        if isinstance(self.tokenizer, VisionProcessor):
+            return scenes(wanted, self.tokenizer, work)
+        return samples(wanted, self.tokenizer, work)
 
     def columns(self, engine: Engine) -> list[Column]:
         """See Build."""
@@ -115,4 +123,6 @@ def open_build(job: Job, source: Source, files: ModelFiles, old: OldRecords | No
     """
     if job.build == "logits":
         return LogitsBuild(job, source, load_tokenizer(job, files))
+    if job.image_column:
+        return EmbeddingsBuild(job, source, load_processor(job, files), old)
     return EmbeddingsBuild(job, source, load_text_tokenizer(job, files), old)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.images import row_view
 from builders.job import Job
 from builders.options import ConfigError
 from builders.selection import Selection
@@ -19,6 +20,7 @@ from extract.batching import TokenBudget
 from extract.builds import Build
 from extract.device import best_dtype, default_device
 from extract.engines import Engine
+from extract.image_job import settle_images
 from extract.model_files import ModelFiles
 from extract.stages import batches
 
@@ -31,6 +33,7 @@ UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
 def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
     _check_columns(job, source)
+    job = settle_images(job, files)
     if job.engine == "transformers" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
         raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {files.hidden_size}")
     limit = files.max_length
@@ -55,7 +58,7 @@ def _check_columns(job: Job, source: Source) -> None:
         known = ", ".join(map(repr, source.columns))
         raise ConfigError(f"--messages-column is {job.messages_column!r}: --source {source.name} has {known}")
     try:
-        job.view.columns(source.columns if job.build == "embeddings" else [job.messages_column])
+        row_view(job).columns(source.columns if job.build == "embeddings" else [job.messages_column])
     except ValueError as error:
         raise ConfigError(f"--source {source.name}: {error}") from None
 

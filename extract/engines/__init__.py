@@ -43,6 +43,10 @@ def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
         from extract.engines.teacher import TeacherEngine
 
         return TeacherEngine(job, files, device or default_device())
+    if job.image_column:
+        from extract.engines.vision import VisionEngine
+
+        return VisionEngine(job, files, device or default_device())
     from extract.engines.transformers import TransformersEngine
 
     return TransformersEngine(job, files, device or default_device())
