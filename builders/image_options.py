@@ -18,13 +18,13 @@ class ImageOptions:
     )
     min_pixels: int | None = option(
         None,
-        "a smaller image is scaled up to so many pixels, where a model takes any size [4 tokens]",
+        "a smaller image is scaled up to so many pixels, where a model takes any size [4,096 for Qwen3-VL: 4 tokens]",
         group="Images",
         minimum=1,
     )
     max_pixels: int | None = option(
         None,
-        "a larger image is scaled down to so many pixels [1,843,200 for Qwen3-VL, 1,800 tokens; else what the processor does]",
+        "a larger image is scaled down to so many, where a model takes any size [1,843,200 for Qwen3-VL: 1,800 tokens]",
         group="Images",
         minimum=1,
     )

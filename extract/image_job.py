@@ -28,8 +28,9 @@ def settle_images(job: Job, files: ModelFiles) -> Job:
         return job
     require_pillow()
     side = token_side(files.folder)
-    if side is None and job.min_pixels is not None:
-        raise ConfigError(f"--min-pixels {job.min_pixels}: {job.model} has a fixed rule for the size of images")
+    for name in ("min_pixels", "max_pixels"):
+        if side is None and getattr(job, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: {job.model} has its own rule for the size of images")
     instruction = (files.prompt or None) if job.instruction is None else job.instruction
     if _read(files.folder / "config.json").get("model_type", "").startswith("qwen3_vl"):
         instruction = INSTRUCTION if instruction is None else instruction.strip()

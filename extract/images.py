@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -39,45 +41,38 @@ def image_size(content: bytes) -> tuple[int, int]:
     Raises:
         RowError: `bad_image` for what is no image, `image_too_large` for one that claims more than MAX_IMAGE_PIXELS.
     """
-    try:
+    with _foreign():
         image = _open(content)
         orientation = (
             image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else 1
         )  # of a PNG it reads all pixels
-    except RowError:
-        raise
-    except Exception as error:  # a decoder meets foreign bytes, and fails in its own ways
-        raise RowError("bad_image", _line(error)) from None
-    return (image.width, image.height) if orientation >= 5 else (image.height, image.width)
+        return (image.width, image.height) if orientation >= 5 else (image.height, image.width)
 
 
-def decode(content: bytes, max_pixels: int | None = None) -> Image:
+def decode(content: bytes) -> Image:
     """Return the image as RGB: upright, on white where it is transparent, the first frame of several.
-
-    `max_pixels` scales a larger one down, its sides in proportion.
 
     Raises:
         RowError: as `image_size`.
     """
     from PIL import ImageOps
 
+    with _foreign():
+        return _on_white(ImageOps.exif_transpose(_open(content))).convert("RGB")
+
+
+@contextmanager
+def _foreign() -> Iterator[None]:
+    """A decoder meets foreign bytes, and fails in its own ways."""
+    from PIL.Image import DecompressionBombError
+
     try:
-        image = ImageOps.exif_transpose(_open(content))
-        image = _on_white(image).convert("RGB")
+        yield
     except RowError:
         raise
-    except Exception as error:  # as above
-        raise RowError("bad_image", _line(error)) from None
-    height, width = scaled(image.height, image.width, max_pixels)
-    return image if (height, width) == (image.height, image.width) else image.resize((width, height))
-
-
-def scaled(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
-    """Size of an image that may have `max_pixels`, at least 1 each way."""
-    if max_pixels is None or height * width <= max_pixels:
-        return height, width
-    factor = (max_pixels / (height * width)) ** 0.5
-    return max(1, int(height * factor)), max(1, int(width * factor))
+    except Exception as error:
+        reason = "image_too_large" if isinstance(error, DecompressionBombError) else "bad_image"
+        raise RowError(reason, f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from None
 
 
 def _open(content: bytes) -> Image:
@@ -101,7 +96,3 @@ def _on_white(image: Image) -> Image:
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)
     return white
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -11,7 +11,7 @@ from builders.options import ConfigError
 from builders.row import RowError
 from builders.text import Span, Text
 from extract.image_job import token_side
-from extract.images import decode, image_size, scaled
+from extract.images import decode, image_size
 from extract.model_files import ModelFiles
 from extract.sample import Sample, Scene
 from extract.truncate import Range, keep_balanced, keep_end_cut, keep_middle_cut, keep_start_cut
@@ -22,14 +22,14 @@ BLANK = (64, 64)  # a grey image that every processor takes
 
 
 class VisionProcessor:
-    """Makes samples of texts with images. A prompt is what the chat template prints: instruction, images, text, answer's header.
+    """Makes samples of texts with images. A prompt is what the chat template prints: instruction, images, text, header.
 
-    `processor` is a transformers processor with `image_processor` and `tokenizer`; `max_pixels` scales images before it.
+    `processor` is a transformers processor with `image_processor` and `tokenizer`.
     """
 
-    def __init__(self, processor: Any, job: Job, max_pixels: int | None = None) -> None:
+    def __init__(self, processor: Any, job: Job) -> None:
         assert job.max_length is not None
-        self.processor, self.max_pixels = processor, max_pixels
+        self.processor = processor
         self.max_length, self.truncate = job.max_length, job.truncate
         self.instruction, self.chat_template = job.instruction or "", job.chat_template
         self.backend: Any = processor.tokenizer.backend_tokenizer
@@ -78,21 +78,31 @@ class VisionProcessor:
         Raises:
             RowError: `bad_image` or `image_too_large`; `images_too_long` where they leave no room for one token of the text.
         """
-        sizes = [scaled(*image_size(image), self.max_pixels) for image in text.images]
+        text, ids, num_image_tokens = self._measure(text)
+        room = self.max_length - num_image_tokens
+        is_long = len(ids) > room
+        if is_long:
+            text, ids = self._cut(text, room)
+        scene = Scene(self._prompt(text), text.images)
+        return Sample(position, 0, ids, is_long, num_image_tokens=num_image_tokens, scene=scene)
+
+    def count(self, text: Text) -> int:
+        """Tokens of a text with its images before any cut. Raises as `sample`."""
+        _, ids, num_image_tokens = self._measure(text)
+        return len(ids) + num_image_tokens
+
+    def _measure(self, text: Text) -> tuple[Text, list[int], int]:
+        """Return the text without the model's placeholders, the ids of its prompt, and how many more its images take."""
+        sizes = [image_size(image) for image in text.images]
         try:
             num_image_tokens = self._num_tokens(sizes) - len(sizes)
         except ValueError as error:  # such as sides of 200 to 1
             raise RowError("bad_image", str(error)) from None
         text = self._clean(text)
-        frame = self.frame(len(sizes))
-        ids = self._encode(text.text.join(frame)).ids
-        room = self.max_length - num_image_tokens
-        is_long = len(ids) > room
-        if is_long:
-            text, ids = self._cut(text, frame, room)
-        prompt = text.text.join(frame)
-        scene = Scene(prompt, text.images)
-        return Sample(position, 0, ids, is_long, num_image_tokens=num_image_tokens, scene=scene)
+        return text, self._encode(self._prompt(text)).ids, num_image_tokens
+
+    def _prompt(self, text: Text) -> str:
+        return text.text.join(self.frame(len(text.images)))
 
     def inputs(self, scene: Scene) -> dict[str, Any]:
         """Decode the images and return the tensors that the model takes, with `input_ids` of one row.
@@ -100,7 +110,7 @@ class VisionProcessor:
         Raises:
             RowError: an image is broken, or the processor refuses it.
         """
-        images = [decode(image, self.max_pixels) for image in scene.images]
+        images = [decode(image) for image in scene.images]
         try:
             return dict(
                 self.processor(
@@ -130,10 +140,9 @@ class VisionProcessor:
         words = words.strip()
         return replace(text, text=words, spans=(Span("text", 0, len(words)),))
 
-    def _cut(self, text: Text, frame: tuple[str, str], room: int) -> tuple[Text, list[int]]:
+    def _cut(self, text: Text, room: int) -> tuple[Text, list[int]]:
         """Cut the text so that the prompt has at most `room` tokens; characters of a kept token stay whole."""
-        head = len(frame[0])
-        encoded = self._encode(text.text.join(frame))
+        head, encoded = len(self.frame(len(text.images))[0]), self._encode(self._prompt(text))
         inside = [
             (max(start - head, 0), min(stop - head, len(text.text)))
             for start, stop in encoded.offsets
@@ -145,9 +154,10 @@ class VisionProcessor:
             words = "".join(
                 text.text[inside[start][0] : inside[stop - 1][1]] for start, stop in ranges if start < stop
             )
-            ids = self._encode(words.join(frame)).ids
+            short = replace(text, text=words)
+            ids = self._encode(self._prompt(short)).ids
             if len(ids) <= room:
-                return replace(text, text=words), ids
+                return short, ids
             kept -= len(ids) - room  # tokens at a cut may fall apart
         num_tokens = len(encoded.ids) - len(inside) + self.max_length - room
         raise RowError(
@@ -187,10 +197,9 @@ def load_processor(job: Job, files: ModelFiles) -> VisionProcessor:
         raise ConfigError(f"--model {job.model}: no processor: {' '.join(str(error).split())[:300]}") from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise ConfigError(f"--model {job.model} takes no images: give a vision-language model, or no --image-column")
-    if token_side(files.folder) is None:
-        return VisionProcessor(processor, job, job.max_pixels)
-    size = {"shortest_edge": job.min_pixels, "longest_edge": job.max_pixels}
-    processor.image_processor.size = type(processor.image_processor.size)(**size)
+    if token_side(files.folder) is not None:
+        size = {"shortest_edge": job.min_pixels, "longest_edge": job.max_pixels}
+        processor.image_processor.size = type(processor.image_processor.size)(**size)
     return VisionProcessor(processor, job)
 
 

@@ -86,7 +86,7 @@ def test_options_that_do_not_fit_together_are_refused(options, message):
 def test_every_option_says_what_it_is_and_its_group():
     for name, spec in option_fields(Job).items():
         assert len(spec.metadata["help"]) > 8, name
-        assert spec.metadata["group"] in ("Output", "Source", "Text", "Model", "Logits"), name
+        assert spec.metadata["group"] in ("Output", "Source", "Text", "Images", "Model", "Logits"), name
         assert "\n" not in spec.metadata["help"], name
 
 

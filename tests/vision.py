@@ -20,14 +20,18 @@ TEXT = {
     "max_position_embeddings": 2048,
 }
 QWEN_TOKENS = ["endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad"]
-QWEN_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
-{% for part in message.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
+QWEN_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 IDEFICS_TOKENS = ["<pad>", "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
 IDEFICS_TOKENS += [f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5)]
-IDEFICS_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize }}: {% for part in message.content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}<end_of_utterance>
-{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+IDEFICS_TEMPLATE = (
+    "{% for message in messages %}{{ message.role | capitalize }}: {% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 
 
 def picture(seed, width=96, height=64, kind="PNG", **options):
@@ -48,7 +52,7 @@ def byte_tokenizer(special, pad):
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, eos_token=special[-1])
 
 
-def save_qwen3_vl(folder, name="qwen3_vl"):
+def save_qwen3_vl(folder):
     """Qwen3-VL of 2 + 2 layers and 16 dimensions: 32 x 32 pixels are a token, as in the real one."""
     special = [f"<|{name}|>" for name in QWEN_TOKENS]
     tokenizer = byte_tokenizer(special, special[0])
