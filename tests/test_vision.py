@@ -292,7 +292,7 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Forty rows: text and image, text alone, image alone, nothing (14 and 34), and some that are broken."""
+    """Four times forty rows: text and image, text alone, image alone, nothing (14 and 34), and some that are broken."""
     rows = []
     for i in range(40):
         image = {"bytes": BROKEN[i][1] if i in BROKEN else picture(i, 64 + 32 * (i % 3), 64), "path": f"{i}.png"}
@@ -300,66 +300,56 @@ def source(tmp_path_factory):
             {"text": None if i % 5 == 4 else f"row {i} " * (1 + i % 7), "image": None if i % 4 == 2 else image}
         )
     path = tmp_path_factory.mktemp("images") / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    pq.write_table(pa.Table.from_pylist(rows * 4), path)
     return path
 
 
-def arguments(source, model, output, *more):
-    job = ["--source", source, "--model", model, "--image-column", "image", "--chunk-rows", 20, "--max-length", 512]
-    return [str(part) for part in [*job, "--dtype", "float32", "--output", output, "--resume", *more]]
-
-
 @pytest.fixture(scope="module")
-def whole(source, qwen, tmp_path_factory):
-    """The folder of an undisturbed run."""
-    bench = Bench(tmp_path_factory.mktemp("whole"))
-    bench.run(*arguments(source, qwen, "./out"))
-    return bench.root / "out"
-
-
-def test_a_run_accounts_for_every_row(source, qwen, whole):
-    skipped = pa.concat_tables(map(pq.read_table, sorted(whole.glob("skipped/**/*.parquet")))).to_pylist()
-    reasons = {index: reason for index, (reason, _) in BROKEN.items()} | {14: "no_image", 34: "no_image"}
-    assert {line["index"]: line["reason"] for line in skipped} == reasons
-    assert all(line["detail"] for line in skipped)
-    index, vectors = read_vectors(whole)
-    assert index.tolist() == [i for i in range(40) if i not in reasons]
-    texts = [
-        row((data["text"] or "").strip(), *([data["image"]["bytes"]] if data["image"] else []))
-        for i, data in enumerate(pq.read_table(source).to_pylist())
-        if i not in reasons
+def built(source, qwen, tmp_path_factory):
+    """The folder of a run that was killed in the middle of a unit, and went on."""
+    bench = Bench(tmp_path_factory.mktemp("built"))
+    job = ["--source", source, "--model", qwen, "--image-column", "image", "--max-length", 512, "--dtype", "float32"]
+    job = [
+        str(part) for part in [*job, "--chunk-rows", 80, "--output", "./out", "--resume", "--max-batch-tokens", 256]
     ]
-    np.testing.assert_allclose(vectors, embed(*open_both(qwen, max_length=512), texts, size=1), atol=1e-5)
-    chunks = pa.concat_tables(map(pq.read_table, sorted(whole.glob("data/**/*.parquet"))))
-    assert chunks["num_images"].to_pylist() == [len(text.images) for text in texts]
-    card = (whole / "README.md").read_text()
-    assert "| images | `image`, before the text; scaled to at most 1,843,200 and at least 4,096 pixels" in card
-    assert "a vision-language model" in card
-
-
-def test_a_killed_run_goes_on(source, qwen, whole, tmp_path):
-    rows = pq.read_table(source)
-    pq.write_table(pa.concat_tables([rows] * 4), tmp_path / "rows.parquet")
-    job = [*arguments(tmp_path / "rows.parquet", qwen, "./out"), "--chunk-rows", "80"]
-    bench = Bench(tmp_path)
-    process = bench.start(*job, "--max-batch-tokens", "256")
+    process = bench.start(*job)
     end = time.monotonic() + 120
-    while not list(bench.cache.rglob("*.part")) and time.monotonic() < end:
+    while not any(part.stat().st_size for part in bench.cache.rglob("*.part")) and time.monotonic() < end:
         time.sleep(0.005)
     kill_group(process)
     (partial,) = bench.cache.rglob("*.part")
-    assert partial.stat().st_size < 80 * 100  # 64 bytes of vector and 16 of counts: no image is in it
+    assert 0 < partial.stat().st_size < 80 * 100  # 64 bytes of vector and 16 of counts a row: no image is in it
     bench.run(*job)
-    index, vectors = read_vectors(tmp_path / "out")
-    once, expected = read_vectors(whole)
-    assert index.tolist() == [40 * n + i for n in range(4) for i in once.tolist()]
-    np.testing.assert_allclose(vectors, np.tile(expected, (4, 1)), atol=1e-5)
+    return bench.root / "out"
 
 
-def test_a_dry_run_counts_images(source, qwen, whole, cache):
+def test_a_killed_run_accounts_for_every_row(source, qwen, built):
+    skipped = pa.concat_tables(map(pq.read_table, sorted(built.glob("skipped/**/*.parquet")))).to_pylist()
+    reasons = {i: reason for i, (reason, _) in BROKEN.items()} | {14: "no_image", 34: "no_image"}
+    expected = {40 * n + i: reason for n in range(4) for i, reason in reasons.items()}
+    assert {line["index"]: line["reason"] for line in skipped} == expected
+    assert all(line["detail"] for line in skipped)
+    index, vectors = read_vectors(built)
+    assert index.tolist() == [i for i in range(160) if i not in expected]
+    data = [d for i, d in enumerate(pq.read_table(source).to_pylist()[:40]) if i not in reasons]
+    texts = [row((d["text"] or "").strip(), *([d["image"]["bytes"]] if d["image"] else [])) for d in data]
+    alone = embed(*open_both(qwen, max_length=512), texts, size=1)
+    np.testing.assert_allclose(vectors, np.tile(alone, (4, 1)), atol=1e-5)
+    records = pa.concat_tables(map(pq.read_table, sorted(built.glob("data/**/*.parquet"))))
+    assert records["num_images"].to_pylist() == [len(text.images) for text in texts] * 4
+
+
+def test_the_card_speaks_of_images(built):
+    card = (built / "README.md").read_text()
+    assert "| images | `image`, before the text; scaled to at most 1,843,200 and at least 4,096 pixels" in card
+    assert "| `num_images` | int32 |" in card
+    assert "a vision-language model" in card
+
+
+def test_a_dry_run_counts_images(source, qwen, built, cache):
     options = {"source": str(source), "model": str(qwen), "image_column": ("image",), "max_length": 512}
     plan = dry_run(Job(**options), Settings(cache_dir=str(cache)))
-    tokens = sum(pq.read_table(path)["num_tokens"].to_pandas().sum() for path in whole.glob("data/**/*.parquet"))
+    tokens = sum(sum(pq.read_table(path)["num_tokens"].to_pylist()) for path in built.glob("data/**/*.parquet"))
     torn = load_processor(*settled(qwen)).sample(0, row("row 7", BROKEN[7][1])).num_tokens  # known when it is decoded
-    assert f"tokens    {tokens + torn:,}, from 40 rows" in plan
+    assert f"tokens    {tokens + 4 * torn:,}, from 160 rows" in plan
     assert "empty     20.0% of rows" in plan
