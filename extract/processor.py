@@ -39,6 +39,7 @@ class VisionProcessor:
         self.reserved = [token for token in tokens if isinstance(token, str)]
         self.frame = lru_cache(maxsize=64)(self._frame)
         self.adds_special = not self.frame(0)[0].startswith(processor.tokenizer.bos_token or "\0")
+        self.num_around = 0  # tokens of an image that the processor does not count: the empty lines of Gemma 3
         self._check()
 
     def _check(self) -> None:
@@ -48,11 +49,10 @@ class VisionProcessor:
         if self.instruction not in self.frame(0)[0]:
             raise ConfigError(f"--instruction {self.instruction!r}: the model's chat template prints no system prompt")
         try:
-            self._num_tokens([BLANK])
             prompt = PROBE.join(self.frame(1))
-            self.processor(
-                text=[prompt], images=[Image.new("RGB", BLANK, "grey")], add_special_tokens=self.adds_special
-            )
+            images = [Image.new("RGB", BLANK, "grey")]
+            made = self.processor(text=[prompt], images=images, add_special_tokens=self.adds_special)
+            self.num_around = len(made["input_ids"][0]) - len(self._encode(prompt).ids) - self._num_tokens([BLANK])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the model's processor takes no image: {' '.join(str(error).split())[:300]}") from error
 
@@ -95,7 +95,7 @@ class VisionProcessor:
         """Return the text without the model's placeholders, the ids of its prompt, and how many more its images take."""
         sizes = [image_size(image) for image in text.images]
         try:
-            num_image_tokens = self._num_tokens(sizes) - len(sizes)
+            num_image_tokens = self._num_tokens(sizes)
         except ValueError as error:  # such as sides of 200 to 1
             raise RowError("bad_image", str(error)) from None
         text = self._clean(text)
@@ -124,8 +124,11 @@ class VisionProcessor:
             raise RowError("bad_image", f"the processor refuses it: {' '.join(str(error).split())[:200]}") from error
 
     def _num_tokens(self, sizes: list[tuple[int, int]]) -> int:
-        """Tokens of images of these sizes (height, width): what vLLM asks a processor for, too."""
-        return sum(self.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]) if sizes else 0
+        """Tokens that images of these sizes (height, width) take beside their placeholders: vLLM asks this, too."""
+        if not sizes:
+            return 0
+        counts = self.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
+        return sum(counts) + len(sizes) * (self.num_around - 1)
 
     def _encode(self, prompt: str) -> Any:
         return self.backend.encode(prompt, add_special_tokens=self.adds_special)
@@ -214,4 +217,9 @@ def without_video(kind: Any) -> Any:
         def get_attributes(cls) -> list[str]:
             return wanted
 
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **options: Any) -> Any:
+            return super().from_args_and_dict((*args, None), processor_dict, **options)  # SmolVLM's has no default
+
+    ImageProcessorOnly.__name__ = kind.__name__  # which it saves and reads
     return ImageProcessorOnly
