@@ -11,6 +11,11 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHOWN = 0.999  # of the values are in the bars; the last 0.1 % would make all others thin
 
 
+def quantile_name(q: float) -> str:
+    """p5, median, p95, …"""
+    return "median" if q == 0.5 else f"p{100 * q:g}"
+
+
 class Bar(NamedTuple):
     """Values in [start, stop); the last bar of a histogram has its end too."""
 
@@ -92,6 +97,6 @@ class Histogram:
 
     def to_dict(self, num_bars: int = 20) -> dict[str, Any]:
         """Mean, quantiles and bars, for JSON."""
-        quantiles = {f"p{100 * q:g}": self.quantile(q) for q in QUANTILES} if self.num_values else {}
+        quantiles = {quantile_name(q): self.quantile(q) for q in QUANTILES} if self.num_values else {}
         mean = self.mean if self.num_values else None
         return {"unit": self.unit, "mean": mean, **quantiles, "bars": [list(bar) for bar in self.bars(num_bars)]}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from builders.histogram import Histogram
+from builders.histogram import Bar, Histogram
 from builders.logits_schema import LogitsFormat
 from builders.packing import Array, Logits, group_reduce
 from builders.tail import tail_weights
@@ -164,17 +164,20 @@ class LogitsStats:
         return self.facts() | {"histograms": {h.name: h.to_dict() for h in self.histograms}}
 
 
-def bar_lines(histogram: Histogram, width: int = 40, num_bars: int = 12) -> Iterator[str]:
+def bar_lines(
+    histogram: Histogram, label: Callable[[Bar], str] | None = None, width: int = 40, num_bars: int = 12
+) -> Iterator[str]:
     """Draw a histogram for a terminal, a line per bar."""
     bars = histogram.bars(num_bars)
     most = max((bar.number for bar in bars), default=1)
     for bar in bars:
-        label = bar_label(histogram, bar.start, bar.stop)
-        yield f"  {label:>15} {'█' * round(width * bar.number / most) or '▏':<{width}} {bar.number / histogram.num_values:6.1%}"
+        name, block = label(bar) if label else bar_label(histogram, bar), "█" * round(width * bar.number / most) or "▏"
+        yield f"  {name:>15} {block:<{width}} {bar.number / histogram.num_values:6.1%}"
 
 
-def bar_label(histogram: Histogram, start: float, stop: float) -> str:
+def bar_label(histogram: Histogram, bar: Bar) -> str:
     """Name the values of a bar."""
+    start, stop, _ = bar
     if not histogram.is_whole:
         digits = 4 if stop - start < 0.01 else 3 if stop - start < 0.1 else 2
         return f"{start:.{digits}f}–{stop:.{digits}f}"

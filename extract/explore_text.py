@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-from builders.histogram import QUANTILES, Histogram
+from builders.histogram import QUANTILES, Histogram, quantile_name
 from builders.logits_stats import LogitsStats, bar_lines
 from builders.options import ConfigError
 from builders.token_view import TokenView
@@ -19,6 +20,7 @@ COLORS = (114, 185, 208, 203)  # of the 256: green, yellow, orange, red, by Toke
 PROMPT_COLOR = 245  # grey
 CONTEXT = 40  # characters before a token
 BAR = 30
+ABOUT = ("id", "dataset_source", "truncated")  # columns that a row is introduced by
 
 
 def dataset_facts(output: LogitsOutput, stats: LogitsStats, num_bytes: float) -> dict[str, str]:
@@ -57,7 +59,7 @@ def show_dataset(facts: dict[str, str], stats: LogitsStats) -> Iterator[str]:
 def summary(histogram: Histogram) -> str:
     """Mean and quantiles on one line."""
     digits = 0 if histogram.is_whole else 4 if histogram.high == 1 else 2
-    parts = [f"{100 * q:g} % {histogram.quantile(q):.{digits}f}" for q in QUANTILES]
+    parts = [f"{quantile_name(q)} {histogram.quantile(q):.{digits}f}" for q in QUANTILES]
     return f"mean {histogram.mean:.{max(1, digits)}f} {histogram.unit}; {', '.join(parts)}"
 
 
@@ -67,15 +69,27 @@ def show_record(
     """Yield the lines of one record: what it is, the conversation, and the candidates of some tokens."""
     assert found.logits.input_ids is not None
     ids = found.logits.input_ids.tolist()
-    about = ", ".join(f"{name} {value}" for name, value in found.about.items() if name not in ("index", "num_tokens"))
-    yield f"row {found.about['index']} of {found.path}" + (f": {printable(about)}" if about else "")
-    yield f"{len(ids):,} tokens, {len(views):,} captured" + (f"; {text.hint}" if text.hint else "")
+    yield f"row {found.about['index']} of {found.path}"
+    yield about(found, views) + (f"; {text.hint}" if text.hint else "")
     yield legend(color=color)
     pieces = text.pieces(ids)
     yield "\n" + paint(_pieces(pieces, views), color=color)
     for view in chosen:
         before = "".join(pieces[max(0, view.position - CONTEXT) : view.position])[-CONTEXT:]
         yield from _show_token(view, text, printable(visible(before)), color=color)
+
+
+def about(found: Found, views: Sequence[TokenView]) -> str:
+    """Say what a record is, and how the teacher finds its text."""
+    assert found.logits.input_ids is not None
+    parts = [f"{name} {value}" for name, value in found.about.items() if name in ABOUT and value is not None]
+    parts += [f"{len(found.logits.input_ids):,} tokens, {len(views):,} captured"]
+    if views:
+        least = "" if all(view.is_stored for view in views) else "at least "
+        perplexity = math.exp(-sum(math.log(view.p) for view in views) / len(views))
+        parts += [f"perplexity {least}{perplexity:.2f}"]
+        parts += [f"entropy {sum(view.entropy for view in views) / len(views):.2f} nats a token"]
+    return printable(", ".join(parts))
 
 
 def legend(*, color: bool) -> str:
@@ -149,5 +163,4 @@ def record_dict(found: Found, views: Sequence[TokenView], text: TokenText) -> di
         }
         for view in views
     ]
-    about = {name: value for name, value in found.about.items() if not isinstance(value, bytes)}
-    return about | {"text": "".join(text.pieces(found.logits.input_ids.tolist())), "captured": tokens}
+    return found.about | {"text": "".join(text.pieces(found.logits.input_ids.tolist())), "captured": tokens}

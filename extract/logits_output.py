@@ -122,6 +122,16 @@ class LogitsOutput:
             )
         return found
 
+    def some_indices(self, number: int) -> list[int]:
+        """Indices from all over the dataset, at most `number`."""
+        out = []
+        for place in range(number):
+            share = (place + 0.5) / number * len(self.chunks)
+            with opened(self.repo, self.chunks[int(share)]) as file:
+                indices = file.read(columns=["index"])["index"]
+                out.append(indices[int((share % 1) * len(indices))].as_py())
+        return sorted(set(out))
+
     def _search(self, chunks: list[Entry], name: str, value: Any) -> Found | None:
         for chunk in chunks:
             with opened(self.repo, chunk) as file:
