@@ -6,7 +6,7 @@ is copied but the nucleus ids' high bits, which start at a byte in each record. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,6 @@ from builders.compact import RankTable
 from builders.packing import HIGH_BITS, Array, Logits, unpack
 
 BATCH_BYTES = 1 << 22  # of a batch, uncompressed: 8,000 tokens, which stay in a core's caches
-PER_ENTRY = ("ids", "logits")
-PER_TOKEN = ("counts", "logsumexp", "sampled_ids", "sampled_counts", "sampled_logits", "positions")
 NEEDLESS = ("id", "dataset_source", "content_hash", "truncated")  # columns that no statistic needs
 
 
@@ -72,10 +70,13 @@ class LogitsBatch:
         tokens, entries, inputs = (
             slice(starts[start], starts[stop]) for starts in (self.token_starts, self.entry_starts, self.input_starts)
         )
+        parts = {"ids": entries, "logits": entries, "input_ids": inputs}
         values = {spec.name: getattr(self.logits, spec.name) for spec in fields(Logits)}
-        for names, part in ((PER_ENTRY, entries), (PER_TOKEN, tokens), (("input_ids",), inputs)):
-            values |= {name: values[name][part] for name in names if values[name] is not None}
-        values["logsumexp_at"] = {t: lse[tokens] for t, lse in self.logits.logsumexp_at.items()}
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                values[name] = value[parts.get(name, tokens)]
+            elif isinstance(value, Mapping):
+                values[name] = {key: array[tokens] for key, array in value.items()}
         return Logits(**values)
 
 

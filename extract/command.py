@@ -1,4 +1,4 @@
-"""What all commands of the command line share: wrong options and failures as one line, and where logs go."""
+"""What every command does alike: wrong options in one line, errors as exit codes, and where the log goes."""
 
 from __future__ import annotations
 

@@ -122,14 +122,13 @@ def percent(p: float, *, is_stored: bool = True) -> str:
 
 
 def _pieces(texts: Sequence[str], views: Sequence[TokenView]) -> Iterator[Piece]:
-    by_position = {view.position: view for view in views}
-    for position, text in enumerate(texts):
-        view = by_position.get(position)
-        if view is None:
-            yield Piece(text, PROMPT_COLOR)
-        else:
-            note = percent(view.p, is_stored=view.is_stored) if view.level >= 2 else None
-            yield Piece(text, COLORS[view.level], note)
+    here = 0
+    for view in views:
+        yield Piece("".join(texts[here : view.position]), PROMPT_COLOR)
+        note = percent(view.p, is_stored=view.is_stored) if view.level >= 2 else None
+        yield Piece(texts[view.position], COLORS[view.level], note)
+        here = view.position + 1
+    yield Piece("".join(texts[here:]), PROMPT_COLOR)
 
 
 def _show_token(view: TokenView, text: TokenText, before: str, *, color: bool) -> Iterator[str]:

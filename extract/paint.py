@@ -28,7 +28,7 @@ def paint(pieces: Iterable[Piece], *, color: bool) -> str:
 def _painted(piece: Piece, *, color: bool) -> str:
     text = printable(piece.text)
     if color:
-        return text if piece.color is None else click.style(text, fg=piece.color)
+        return text if piece.color is None or not text else click.style(text, fg=piece.color)
     if piece.note is None:
         return text
     return f"⟦{text} {piece.note}⟧" if piece.note else f"⟦{text}⟧"
