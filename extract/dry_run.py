@@ -89,7 +89,7 @@ def cost(name: str, rows: Sequence[Row], view: TextView, tokenizer: TextTokenize
             num_empty += 1
             continue
         encoded = tokenizer.encode(texts)
-        tokens += sum(map(tokenizer.count, texts))
+        tokens += sum(tokenizer.counts(texts))
         tokens_kept += sum(len(ids) for ids, _ in encoded)
         num_truncated += any(truncated for _, truncated in encoded)
     return ViewCost(name, len(rows), tokens, tokens_kept, num_truncated, num_empty)

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from builders.job import Job
 from builders.layout import Layout
+from builders.lengths_schema import wrong_lengths
 from builders.options import ConfigError
 from builders.selection import Selection, select
 from builders.source import open_source
@@ -164,6 +165,8 @@ def wrong_records(job: Job) -> Callable[[pa.RecordBatch], Iterator[str]]:
     """Return what says what is wrong with records of the job."""
     if job.build == "logits":
         return partial(wrong_logits, top_p=job.top_p, max_elements=job.top_p_max_elements)
+    if job.build == "lengths":
+        return wrong_lengths
     return partial(wrong_vectors, is_normalized=job.normalize)
 
 
