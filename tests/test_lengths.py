@@ -29,8 +29,9 @@ from extract.settings import Settings
 from extract.settle import settle
 from extract.token_plan import read_token_plan
 from extract.tokens import load_tokenizer
+from extract.verify import verify
 from hub.folder import FolderRepo
-from tests.runs import MINILM, Bench, kill_group
+from tests.runs import MINILM, Bench, download, hub_process, kill_group
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -90,6 +91,10 @@ def count(job, tmp_path):
     assert table.schema.names == [c.name for c in record_columns(job, source.columns, 0)]
     assert not [what for batch in table.to_batches() for what in wrong_lengths(batch)]
     return table, {index: reason for index, reason, _ in work.skipped}
+
+
+def records(folder):
+    return [row for path in sorted(folder.glob("data/**/*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def write(folder, bench, job, **options):
@@ -163,7 +168,7 @@ def test_tokens_within_a_length():
 
 
 def test_killed_and_finished_by_two_workers(bench, job):
-    write_demo(bench.root / "demo.parquet", num_rows=600)
+    write_demo(bench.root / "demo.parquet", num_rows=1500)
     job = replace(job, source=str(bench.root / "demo.parquet"))
     arguments = ["--build", "lengths", "--source", job.source, "--model", job.model, "--chunk-rows", "50"]
     process = bench.start(*arguments, "--output", "./out", "--resume")
@@ -172,41 +177,58 @@ def test_killed_and_finished_by_two_workers(bench, job):
         time.sleep(0.01)
     kill_group(process)
     done = len(list(bench.root.glob("out/data/**/*.parquet")))
-    assert "complete: 12 units" in bench.run(*arguments, "--output", "./out", "--resume", workers=2)
-    found = pa.concat_tables(pq.read_table(path) for path in sorted(bench.root.glob("out/data/**/*.parquet")))
+    assert "complete: 30 units" in bench.run(*arguments, "--output", "./out", "--resume", workers=2)
     expected, _ = count(job, bench.root)
-    assert 0 < done < 12 and found.to_pylist() == expected.to_pylist()
+    assert 0 < done < 30 and records(bench.root / "out") == expected.to_pylist()
+    proof = verify(str(bench.root / "out"), "default", None, Settings(cache_dir=str(bench.root)), deep=True)
+    assert proof.report.is_clean, str(proof.report)
 
 
 def test_a_logits_build_sees_what_was_counted_longest_first(bench, job):
     """The units of a run with --lengths by falling tokens; what is captured and skipped as it was counted."""
-    write("./lengths", bench, job)
     bench.options["STILLROOM_FAKE_LOG"] = str(bench.root / "log")
     flags = ["--build", "logits", "--engine", "fake", "--source", job.source, "--model", job.model]
-    flags += ["--max-length", "300", "--chunk-rows", "1", "--lengths", "./lengths", "--output", "./out", "--resume"]
-    log = bench.run(*flags)
-    lengths = pa.concat_tables(pq.read_table(path) for path in sorted(bench.root.glob("lengths/data/**/*.parquet")))
-    records = pa.concat_tables(pq.read_table(path) for path in sorted(bench.root.glob("out/data/**/*.parquet")))
-    rows = {row["index"]: row for row in lengths.to_pylist()}
-    assert {r["index"]: r["num_tokens"] for r in records.to_pylist()} == {
+    flags += ["--max-length", "300", "--chunk-rows", "1", "--lengths", "user/lengths", "--output", "./out", "--resume"]
+    with hub_process(bench.root / "hub") as bench.hub:
+        write("user/lengths", bench, job)
+        rows = {row["index"]: row for row in records(download(bench.hub, "user/lengths", bench.root / "lengths"))}
+        log = bench.run(*flags)
+    assert {row["index"]: row["num_tokens"] for row in records(bench.root / "out")} == {
         i: rows[i]["assistant_tokens"]
         for i in (0, 1)  # the answer to the long question lies behind 300 tokens
     }
     total = rows[0]["num_tokens"] + rows[1]["num_tokens"]
-    assert f"lengths: {total} tokens of 2 rows; 3 rows give no record" in log
+    assert f"user/lengths: {total} tokens of 2 rows; 3 rows give no record" in log
     order = [int(line.split()[0]) for line in (bench.root / "log").read_text().splitlines()]
     assert order == sorted((0, 1), key=lambda i: -rows[i]["num_tokens"])
     status = json.loads(next(bench.cache.glob("jobs/out-*/status.json")).read_text())
     assert status["tokens"] == total and status["seconds_left"] == 0
-    asked = Job(build="logits", source=job.source, model=job.model, max_length=300)
-    plan = dry_run(asked, Settings(lengths=str(bench.root / "lengths"), cache_dir=str(bench.root)))
-    assert f"tokens    {total} (exact" in plan and "of which 2 give a record" in plan
-    assert "20.0% of rows: messages_missing" in plan and "40.0% of rows: no_assistant_token" in plan
-    assert "complete: 5 units" in log
 
 
-def test_lengths_that_do_not_fit_are_refused(bench, job, tmp_path):
+def test_damaged_records_are_seen(job, tmp_path):
+    table, _ = count(job, tmp_path)
+    for name, value, why in (
+        ("user_tokens", 1, "row 0: its parts sum to"),
+        ("no_mask", "odd", "row 0: assistant_tokens and no_mask contradict each other"),
+        ("num_tokens", 0, "row 0: 0 tokens"),
+    ):
+        where = table.schema.get_field_index(name)
+        column = pa.array([value, *table[name].to_pylist()[1:]], table.schema.field(where).type)
+        damaged = table.set_column(where, table.schema.field(where), column)
+        assert any(what.startswith(why) for batch in damaged.to_batches() for what in wrong_lengths(batch))
+
+
+def test_a_dry_run_is_exact_and_lengths_that_do_not_fit_are_refused(bench, job, tmp_path):
     write("./lengths", bench, job)
+    plan = dry_run(
+        replace(job, build="logits", max_length=300),
+        Settings(lengths=str(bench.root / "lengths"), cache_dir=str(bench.root)),
+    )
+    rows = [row for row in records(bench.root / "lengths") if row["index"] in (0, 1)]
+    assert f"tokens    {sum(row['num_tokens'] for row in rows)} (exact" in plan
+    assert f"assistant {sum(row['assistant_tokens'] for row in rows)} tokens" in plan
+    assert "5, of which 2 give a record" in plan
+    assert "20.0% of rows: messages_missing" in plan and "40.0% of rows: no_assistant_token" in plan
     other = bench.root / "other.jsonl"
     other.write_text((bench.root / "chat.jsonl").read_text() + json.dumps({"messages": SAY}) + "\n")
     logits = replace(job, build="logits", template_date="2026-01-01")
