@@ -20,7 +20,7 @@ from builders.text import DEFAULT_TEMPLATE, TextView
 EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"))  # at most one of each
 PINNED = {"revision": "source", "model_revision": "model"}  # a revision says something of one name only
 NAME = re.compile(r"\w[\w.-]*")  # of a folder of the output and in the card: no slash, no glob
-BUILDS = ("embeddings", "logits")
+BUILDS = ("embeddings", "logits", "lengths")
 POOLINGS = ("mean", "last", "cls", "max", "logits-mean")
 LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a hash of its content
 
@@ -64,6 +64,13 @@ class Job(LogitsOptions):
     )
     fields: tuple[str, ...] = option(
         (), "one vector for each of these fields, as in think,response [one of all]", group="Text"
+    )
+    count: str | None = option(
+        None,
+        "what a lengths build counts: chats as the chat template prints them, or texts as an embeddings build has them "
+        "[chat, where there is a --messages-column]",
+        group="Text",
+        choices=("chat", "text"),
     )
     turns: str = option("last", "which turns of the chat the fields hold", group="Text", choices=("last", "all"))
     system: bool = option(False, "put the system prompt in front", group="Text")

@@ -23,9 +23,10 @@ Pieces = dict[int, list[Span]]  # of each assistant message: what it printed, le
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The turns of a conversation, and whether all words of the other messages are printed."""
+    """The turns of a conversation, how it is rendered, and whether all words of the other messages are printed."""
 
     turns: list[Turn]
+    rendering: Rendering
     is_whole: bool
 
 
@@ -50,7 +51,7 @@ class Masker:
                 try:
                     turns = turns_of()
                     if turns is not None:
-                        return Found(turns, case.is_whole())
+                        return Found(turns, case.first, case.is_whole())
                 except TemplateError as error:
                     refusal = refusal or error
         assert refusal is not None
@@ -92,6 +93,7 @@ class _Case:
         put = _letters(self.asked) - _letters(self.messages)
         return self.moved.text.count(LETTER) - self.text.count(LETTER) >= put
 
+    @cached_property
     def first(self) -> Rendering:
         rendering = self.render(self.messages)
         if rendering.text != self.text:
@@ -102,7 +104,7 @@ class _Case:
         """Turns by the template's own `{% generation %}` marks; None where it marks nothing."""
         if not self.masker.template.has_generation:
             return None
-        rendering = self.first()
+        rendering = self.first
         spans = _filled(rendering.generated)
         if not spans:
             return None
@@ -119,7 +121,7 @@ class _Case:
 
     def derived(self) -> list[Turn]:
         """Turns by the passes of the template's loop over messages."""
-        pieces = self.pieces(self.first())
+        pieces = self.pieces(self.first)
         if not self.answers:
             return []
         self.check_others(pieces)

@@ -12,7 +12,7 @@ from builders.job import Job
 from builders.job_files import stored_job
 from builders.layout import FORMAT, Layout
 from builders.options import ConfigError
-from builders.selection import select
+from builders.selection import Selection, select
 from builders.source import Source, open_source
 from builders.units import Units
 from extract.builds import open_build
@@ -22,10 +22,12 @@ from extract.engines import Engine, load_engine
 from extract.lock import CacheLock
 from extract.model_files import ModelFiles, read_model_files
 from extract.partial import Partial
-from extract.plan import plan_units
+from extract.plan import open_existing, plan_units
 from extract.settings import Settings
 from extract.settle import choose_chunk_rows, settle
 from extract.stop import Stop
+from extract.token_plan import TokenPlan, read_token_plan
+from extract.tokens import load_tokenizer
 from extract.update import follow, reopen
 from extract.world import World
 from hub.carried import CarriedRecords, write_index
@@ -93,8 +95,9 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     selection = select(job, source)
     assert job.chunk_rows is not None
     units = Units(selection.num_rows, job.chunk_rows)
-    todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world)
-    plan = Plan(job, source, selection, units, todo)
+    tokens = open_tokens(job, files, selection, units, settings) if world.is_main else None
+    todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world, tokens)
+    plan = Plan(job, source, selection, units, todo, tokens)
     old = None
     if previous is not None and todo and job.build == "embeddings":  # a logits update computes all rows
         old = open_old(repo or reader(job, shared["output"]), previous, cache, world, stop)
@@ -190,6 +193,25 @@ def reader(job: Job, name: str) -> Repo:
     from hub.remote import HubRepo
 
     return HubRepo(name)
+
+
+def open_tokens(
+    job: Job, files: ModelFiles, selection: Selection, units: Units, settings: Settings
+) -> TokenPlan | None:
+    """Return what --lengths says of the job's units; None without it.
+
+    Raises:
+        ConfigError: it does not fit the job.
+    """
+    if settings.lengths is None:
+        return None
+    if job.build == "lengths":
+        raise ConfigError("--lengths is for builds that run a model: a lengths build counts by itself")
+    lengths = open_existing(settings.lengths)
+    tokens = read_token_plan(lengths, job, load_tokenizer(job, files), selection, units)
+    counts = (tokens.tokens.sum(), tokens.records.sum(), selection.num_rows - tokens.records.sum())
+    logger.info("%s: %d tokens of %d rows; %d rows give no record", lengths.name, *counts)
+    return tokens
 
 
 def job_cache(job: Job, settings: Settings) -> Path:

@@ -75,8 +75,9 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
     plan, full = session.plan, None
     with ExitStack() as stack:
         uploader = stack.enter_context(open_uploader(session, settings, world)) if world.is_leader else None
+        upload = uploader.status if uploader else None
         progress = Progress(
-            world, len(plan.units), plan.num_done, session.cache / "status.json", uploader.status if uploader else None
+            world, len(plan.units), plan.num_done, session.cache / "status.json", upload, plan.num_tokens
         )
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:

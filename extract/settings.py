@@ -37,6 +37,9 @@ class Settings:
     num_jobs: int = option(1, "jobs that share the work without knowing of each other", group="Run", minimum=1)
     job_index: int = option(0, "which of them this is, from 0", group="Run", minimum=0)
     incomplete_exit_code: int = option(0, "exit code of a run that leaves units to do", group="Run", minimum=0)
+    lengths: str | None = option(
+        None, "plan by the tokens of this lengths dataset, of the same rows and tokenizer [by rows]", group="Run"
+    )
     dry_run: bool = option(False, "print what the job would take, and load no model", group="Run")
     debug: bool = option(False, "show debug messages and tracebacks", group="Run")
 

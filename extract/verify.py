@@ -19,24 +19,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
 from builders.job import Job
 from builders.layout import Layout
+from builders.lengths_schema import wrong_lengths
 from builders.options import ConfigError
 from builders.selection import Selection, select
 from builders.source import open_source
 from builders.units import Units
 from builders.wrong_logits import wrong_logits
+from extract.plan import open_existing
 from extract.prepare import read_job, read_previous
 from extract.settings import Settings
 from hub.commit import commit_files
 from hub.ledger import Ledger
 from hub.opened import wrong_vectors
 from hub.pending import Receipt
-from hub.repo import HUB_ID, HUB_NAME, CommitError, Repo, is_folder, open_repo
+from hub.repo import CommitError, Repo, is_folder
 from hub.verify import READ_THREADS, PlannedUnit, Problem, Verifier
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,8 @@ def wrong_records(job: Job) -> Callable[[pa.RecordBatch], Iterator[str]]:
     """Return what says what is wrong with records of the job."""
     if job.build == "logits":
         return partial(wrong_logits, top_p=job.top_p, max_elements=job.top_p_max_elements)
+    if job.build == "lengths":
+        return wrong_lengths
     return partial(wrong_vectors, is_normalized=job.normalize)
 
 
@@ -244,20 +247,3 @@ def open_pinned(output: str) -> tuple[Repo, str | None]:
         return repo, repo.pin()
     except CommitError as error:
         raise ConfigError(str(error)) from error
-
-
-def open_existing(output: str) -> Repo:
-    """Open an output without making it: a proof changes nothing.
-
-    Raises:
-        ConfigError: there is no such folder, or the name is none.
-    """
-    if is_folder(output):
-        if not Path(output).expanduser().is_dir():
-            raise ConfigError(f"{output}: there is no such folder")
-        return open_repo(output, private=True)
-    if not (HUB_ID.match(output) or HUB_NAME.match(output)):
-        raise ConfigError(f"{output!r} is neither a Hub dataset (user/name) nor a path (./name)")
-    from hub.remote import HubRepo
-
-    return HubRepo(output)

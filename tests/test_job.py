@@ -34,7 +34,7 @@ def test_every_preset_is_a_job_with_source_model_and_output(name):
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(
         ConfigError,
-        match="--preset is 'nope': the presets are demo-embeddings, demo-logits, dolci-embeddings, dolci-logits",
+        match="the presets are demo-embeddings, demo-lengths, demo-logits, dolci-embeddings, dolci-logits",
     ):
         read_preset("nope")
 

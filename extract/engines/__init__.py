@@ -35,6 +35,10 @@ def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
     Raises:
         EngineError: it cannot be loaded.
     """
+    if job.build == "lengths":
+        from extract.lengths import NoEngine
+
+        return NoEngine()
     if job.engine == "fake":
         from extract.engines.fake import FakeEngine, FakeTeacher
 
