@@ -43,7 +43,7 @@ class PlannedUnit:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, and what mends it: to compute `unit` again, to delete the file, to write its receipt or a table anew."""
+    """Something wrong, and what mends it: compute `unit` again, delete the file, write its receipt or the table anew."""
 
     path: str
     what: str

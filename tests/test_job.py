@@ -67,8 +67,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
     ("options", "message"),
     [
         ({"limit": 1, "sample_per_source": 1}, "--limit and --sample-per-source exclude each other"),
-        ({"fields": ("think",), "text_template": "{text}"}
-    free["temperatures"] = (1.0, 2.0), "--fields and --text-template exclude each other"),
+        ({"fields": ("think",), "text_template": "{text}"}, "--fields and --text-template exclude each other"),
         ({"config_name": "skipped"}, "--config-name 'skipped' is a folder of the output"),
         ({"config_name": "../x"}, "--config-name is '../x'"),
         ({"config_name": ""}, "--config-name is ''"),
@@ -79,7 +78,10 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
         ({"empty_text": "  "}, "empty_text is '  '"),
         ({"build": "logits", "encoding": "compact", "temperatures": (1.0, 2.0)}, "it serves temperature 1 alone"),
         ({"build": "logits", "select": "global"}, "only --encoding compact holds that"),
-        ({"build": "logits", "temperatures": (2.0,)}, "--temperatures is '2': give 1 to 8 rising numbers, 1 among them"),
+        (
+            {"build": "logits", "temperatures": (2.0,)},
+            "--temperatures is '2': give 1 to 8 rising numbers, 1 among them",
+        ),
         ({"build": "logits", "temperatures": (1.0, float("nan"))}, "--temperatures is '1,nan'"),
         ({"build": "logits", "temperatures": (1.0, 4 / 3)}, "at most six"),
         ({"build": "logits", "global_threshold": 2.0}, "--global-threshold is 2: it must be 1/1024 to 1"),
@@ -119,6 +121,7 @@ def other_value(name, spec, value):
     if isinstance(value, int | float):
         return value + 1
     free = {"limit": 5, "sample_per_source": 5, "dimensions": 5, "fields": ("think",), "text_template": "{text}"}
+    free["temperatures"] = (1.0, 2.0)
     return free.get(name, "other")
 
 
