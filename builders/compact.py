@@ -13,7 +13,7 @@ does it best on one kind of byte per column: column `_0` of a number holds its l
                                   log p = 2 log(8 / 308) - (8 - k) / 4. A token's p are then scaled to sum to 1 - r
     sampled_counts                as exact_counts
     sampled_ranks_0, _1(, _2)     like exact_ranks; an id drawn twice stands twice
-    rest                          r = (b / 255)^2, one byte b per token
+    rest                          r = (b / 255)^2, one byte b per token; with one threshold, p are scaled where b < 221 alone
     logsumexp_0, _1, _2           round(64 logsumexp), two's complement: only raw logits need it
     sample_weight                 one float, where there is one threshold
     input_ids, positions          as in the default encoding
@@ -40,6 +40,9 @@ KNEE = 8  # below KNEE / SCALE steps are of 1/4 nat, which is what they have bec
 ZERO = 83  # code of sqrt p = 0; code 0 is p = 1e-13, and whatever is less
 KNEE_LOGPROB = 2 * np.log(KNEE / SCALE)
 REST_STEPS = 255
+SCALED = (
+    221  # of these steps: from r = 3/4 on, half a step of r is a larger part of 1 - r than what the steps of p leave
+)
 LOGSUMEXP_STEPS = 64
 
 
@@ -111,22 +114,28 @@ def unpack_compact(record: Mapping[str, Any], ranks: RankTable | None) -> Logits
         raise ValueError(
             "a compact record has ranks in place of ids: give the dataset's RankTable, from builders.stored_logits"
         )
-    counts, num_drawn = join_counts(record, "exact_counts"), join_counts(record, "sampled_counts")
-    logits = LOGPROBS.take(join_planes(record, "exact_values", 2), mode="clip")  # clip: unchecked, 2.5 times as fast
+    counts, num_drawn = (join_counts(record, f"{name}_counts") for name in ("exact", "sampled"))
+    num_exact, total_drawn = int(counts.sum()), int(num_drawn.sum())
+    logits = LOGPROBS.take(
+        join_planes(record, "exact_values", 2, num_exact), mode="clip"
+    )  # clip: unchecked, 2.5 times as fast
     mass = group_reduce(np.add, np.exp(logits), counts)
-    rest = (to_array(record["rest"], np.float64) / REST_STEPS) ** 2
-    scale = np.log(np.divide(1 - rest, mass, out=np.ones_like(rest), where=mass > 0))
-    code = join_planes(record, "logsumexp", 3).astype(np.int32)
+    steps = to_array(record["rest"], np.float64, len(counts))
+    is_scaled = (mass > 0) & ((steps < SCALED) | (record.get("sample_weight") is None))
+    scale = np.log(np.divide(1 - (steps / REST_STEPS) ** 2, mass, out=np.ones_like(steps), where=is_scaled))
+    code = join_planes(record, "logsumexp", 3, len(counts)).astype(np.int32)
     logsumexp = ((code ^ 1 << 23) - (1 << 23)) / LOGSUMEXP_STEPS
     logits += np.repeat((logsumexp + scale).astype(np.float32), counts)
     is_drawn = np.arange(num_drawn.max(initial=0)) < num_drawn[:, None]
     sampled_ids = np.zeros(is_drawn.shape, np.int32)
     sampled_ids[is_drawn] = ranks.ids.take(
-        _undo_gaps(join_planes(record, "sampled_ranks", ranks.num_bytes), num_drawn), mode="clip"
+        _undo_gaps(join_planes(record, "sampled_ranks", ranks.num_bytes, total_drawn), num_drawn), mode="clip"
     )
     weight = record.get("sample_weight")
     return Logits(
-        ranks.ids.take(_undo_gaps(join_planes(record, "exact_ranks", ranks.num_bytes), counts), mode="clip"),
+        ranks.ids.take(
+            _undo_gaps(join_planes(record, "exact_ranks", ranks.num_bytes, num_exact), counts), mode="clip"
+        ),
         counts,
         logits,
         logsumexp,
@@ -194,8 +203,9 @@ def _counts(name: str, counts: Array, *, wide: bool) -> dict[str, bytes]:
 
 def join_counts(record: Mapping[str, Any], name: str) -> Array:
     """Counts of a record's tokens, int64 [T], of one byte each or two."""
-    counts = to_array(record[name], np.int64)
-    return counts + (to_array(record[f"{name}_1"], np.int64) << 8) if f"{name}_1" in record else counts
+    num_tokens = int(to_array(record["num_tokens"], np.int64))
+    counts = to_array(record[name], np.int64, num_tokens)
+    return counts + (to_array(record[f"{name}_1"], np.int64, num_tokens) << 8) if f"{name}_1" in record else counts
 
 
 def compact_bytes(num_entries: float, num_samples: float, num_tokens: float) -> float:
@@ -210,10 +220,10 @@ def _planes(name: str, values: Array, num_bytes: int) -> dict[str, bytes]:
     return {f"{name}_{i}": (values >> 8 * i & 255).astype(np.uint8).tobytes() for i in range(num_bytes)}
 
 
-def join_planes(record: Mapping[str, Any], name: str, num_bytes: int) -> Array:
-    """Numbers of which each byte has a column: uint16, or uint32 for three bytes."""
+def join_planes(record: Mapping[str, Any], name: str, num_bytes: int, length: int) -> Array:
+    """Numbers of which each byte has a column, [length]: uint16, or uint32 for three bytes."""
     dtype = np.uint16 if num_bytes == 2 else np.uint32
-    out = to_array(record[f"{name}_{num_bytes - 1}"], dtype)
+    out = to_array(record[f"{name}_{num_bytes - 1}"], dtype, length)
     for i in reversed(range(num_bytes - 1)):
-        out = out << dtype(8) | to_array(record[f"{name}_{i}"], np.uint8)
+        out = out << dtype(8) | to_array(record[f"{name}_{i}"], np.uint8, length)
     return out

@@ -168,11 +168,10 @@ def unpack(record: Mapping[str, Any], ranks: Any = None) -> Logits:
 
         return unpack_compact(record, ranks)
     counts = to_array(record["top_counts"], np.int64)
-    ids = join_ids(to_array(record["top_indices_low"], np.uint16), to_array(record["top_indices_high"], np.uint8))
+    ids = _ids(record, "top")
     logits = _dequantize(record, "top", counts)
     shape = (len(counts), -1 if len(counts) else 0)
-    low = to_array(record["sampled_indices_low"], np.uint16)
-    sampled_ids = join_ids(low, to_array(record["sampled_indices_high"], np.uint8)).reshape(shape)
+    sampled_ids = _ids(record, "sampled").reshape(shape)
     logsumexp_at = _by_temperature(record, TEMPERATURE_COLUMN, np.float64)
     return Logits(
         ids,
@@ -200,6 +199,11 @@ def split_ids(ids: Array) -> tuple[Array, bytes]:
     high[: len(ids)] = ids >> 16
     four = high.reshape(-1, 4)
     return ids.astype(np.uint16), (four[:, 0] | four[:, 1] << 2 | four[:, 2] << 4 | four[:, 3] << 6).tobytes()
+
+
+def _ids(record: Mapping[str, Any], name: str) -> Array:
+    low = to_array(record[f"{name}_indices_low"], np.uint16)
+    return join_ids(low, to_array(record[f"{name}_indices_high"], np.uint8, -(-len(low) // 4)))
 
 
 def join_ids(low: Array, high: Array) -> Array:
@@ -248,12 +252,16 @@ def count_samples(sampled_ids: Array, ids: Array, counts: Array, *, repeats_coun
     return some * (1 + (sampled_ids[:, 1:] != sampled_ids[:, :-1]).sum(axis=1))
 
 
-def to_array(value: Any, dtype: Any) -> Array:
-    """Return what a record holds in a column (numpy, list, bytes, or a pyarrow scalar) as an array."""
+def to_array(value: Any, dtype: Any, length: int = 0) -> Array:
+    """Return what a record holds in a column (numpy, list, bytes, or a pyarrow scalar) as an array.
+
+    Bytes are filled up with zeros to `length`: `datasets` in the format "numpy" takes those at their end away.
+    """
     if hasattr(value, "as_buffer"):  # pyarrow's binary
         value = value.as_buffer()
     elif type(value).__name__ == "ListScalar":
         value = value.values.to_numpy()
     if isinstance(value, bytes | memoryview) or type(value).__name__ == "Buffer":
-        return np.frombuffer(value, np.uint8).astype(dtype, copy=False)
+        found = np.frombuffer(value, np.uint8).astype(dtype, copy=False)
+        return found if len(found) >= length else np.pad(found, (0, length - len(found)))
     return np.asarray(value).astype(dtype, copy=False)

@@ -14,6 +14,7 @@ from builders.rank_table import RankTable, rank_bytes
 
 MASS_SLACK = 1e-4
 ROOT_SLACK = 0.51 / REST_STEPS  # of the root of a mass that was rounded to a step
+MOST_REST = (1 - 1 / REST_STEPS) ** 2
 LEAST_SHARE = 0.8  # of the threshold: an exact probability near 1/256 is stored to 5 %, one near 1/1024 to 12 %
 
 
@@ -22,11 +23,11 @@ def wrong_compact(record: Mapping[str, Any], form: LogitsFormat) -> str | None:
     if what := next(_wrong_lengths(record, form), None):
         return what
     counts, drawn = join_counts(record, "exact_counts"), join_counts(record, "sampled_counts")
-    if (join_planes(record, "exact_values", 2) > SCALE + ZERO).any():
+    if (join_planes(record, "exact_values", 2, 0) > SCALE + ZERO).any():
         return "a probability over 1"
     for name, per_token in (("exact_ranks", counts), ("sampled_ranks", drawn)):
         if what := _wrong_ranks(
-            join_planes(record, name, rank_bytes(form.vocab_size)).astype(np.int64), per_token, form
+            join_planes(record, name, rank_bytes(form.vocab_size), 0).astype(np.int64), per_token, form
         ):
             return f"{name}: {what}"
     rest = (to_array(record["rest"], np.float64) / REST_STEPS) ** 2
@@ -82,7 +83,8 @@ def _wrong_threshold(
     if abs(record["sample_weight"] - threshold) > 1e-6:
         return f"samples that weigh {record['sample_weight']:g}, where the dataset's threshold is {threshold:g}"
     error = (2 * np.sqrt(rest) * ROOT_SLACK + ROOT_SLACK**2 + MASS_SLACK) / threshold
-    wrong = np.abs(drawn - rest / threshold) > 1 + error
+    most = np.where(rest >= MOST_REST, 1, rest)  # a token that has exact entries keeps at least one step for them
+    wrong = (drawn < rest / threshold - 1 - error) | (drawn > most / threshold + 1 + error)
     if wrong.any():
         return f"{drawn[wrong][0]} samples of weight {threshold:g} for a mass of {rest[wrong][0]:.4f}"
     p = unpack_compact(record, RankTable.of_ids(form.vocab_size)).probabilities

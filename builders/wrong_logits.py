@@ -41,11 +41,10 @@ def _wrong(record: Mapping[str, Any], form: LogitsFormat, ranks: RankTable | Non
         if ranks is not None and (what := wrong_compact(record, form)):
             return what
         logits = unpack(record, ranks)
+        wrong_places = _wrong_places(logits, record["num_tokens"])
+        return wrong_places or (_wrong_masses(logits, form) if ranks is None else None)
     except (ValueError, IndexError, TypeError, KeyError) as error:
         return f"cannot be unpacked: {error}"
-    if what := _wrong_places(logits, record["num_tokens"]):
-        return what
-    return _wrong_masses(logits, form) if ranks is None else None
 
 
 def _wrong_places(logits: Logits, num_tokens: int) -> str | None:
@@ -68,7 +67,7 @@ def _wrong_masses(logits: Logits, form: LogitsFormat) -> str | None:
         return f"a nucleus of {logits.counts[short][0]} ids with a mass of {mass[short][0]:.4f} only"
     for t in form.temperatures if len(form.temperatures) > 1 else ():
         total = _mass(logits, t) + logits.rest(t)
-        if len(total) != len(mass) or not (np.abs(total - 1) <= SLACK).all():
+        if not (np.abs(total - 1) <= SLACK).all():
             return f"nucleus and tail at temperature {t:g} do not have a mass of 1"
     return None
 
