@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -106,7 +107,9 @@ class FolderRepo:
             CommitError: the disk is full or read-only.
         """
         target = self.folder / path
-        partial = target.with_name(f".{target.name}.{os.getpid()}.new")
+        partial = target.with_name(
+            f".{target.name}.{uuid.uuid4().hex}"
+        )  # machines that share a disk share process ids
         try:
             if not target.exists():
                 write_whole(partial, content)
