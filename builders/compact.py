@@ -1,4 +1,4 @@
-"""Teacher logits in 0.4 of the default's bytes: the same meaning, for temperature 1.
+"""Teacher logits in half of the default's bytes, or a quarter with one threshold: the same meaning, for temperature 1.
 
 The T tokens' *exact* entries (the nucleus, and those of its samples that are certain) keep their probability; the other
 *samples* keep their id alone, as all samples of a token weigh the same: their share of the mass r that the exact entries
