@@ -203,7 +203,7 @@ def _counts(name: str, counts: Array, *, wide: bool) -> dict[str, bytes]:
 
 def join_counts(record: Mapping[str, Any], name: str) -> Array:
     """Counts of a record's tokens, int64 [T], of one byte each or two."""
-    num_tokens = int(to_array(record["num_tokens"], np.int64))
+    num_tokens = int(to_array(record["num_tokens"], np.int64).sum())  # of one record, or of several end to end
     counts = to_array(record[name], np.int64, num_tokens)
     return counts + (to_array(record[f"{name}_1"], np.int64, num_tokens) << 8) if f"{name}_1" in record else counts
 
