@@ -42,7 +42,7 @@ COLUMNS = (
     *("sampled_indices_low", "sampled_indices_high", "sampled_logits_quantized", "sampled_min", "sampled_max"),
     *("logsumexp", "input_ids", "positions"),
 )
-_HIGH_BITS = (np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3).astype(np.uint8)
+HIGH_BITS = (np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def join_ids(low: Array, high: Array) -> Array:
     """Join the low 16 bits of ids and bits 16 and 17, four ids per byte: int32 [len(low)]."""
     ids = low.astype(np.int32)
     if high.any():  # never in a vocabulary of up to 65,536 ids
-        ids |= _HIGH_BITS[high].ravel()[: len(ids)].astype(np.int32) << 16
+        ids |= HIGH_BITS[high].ravel()[: len(ids)].astype(np.int32) << 16
     return ids
 
 

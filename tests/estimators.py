@@ -34,6 +34,14 @@ class Teacher:
         """The 128 likeliest ids."""
         return self.logits.topk(min(128, self.logits.shape[1])).indices.numpy()
 
+    @cached_property
+    def tail(self):
+        """Probabilities outside the nucleus, float64 [T, V], cumulated."""
+        chosen, p = self.choose(np.full(len(self.p), 0.5)), self.p.copy()
+        held = np.arange(chosen.nucleus_ids.shape[1]) < chosen.counts[:, None]
+        np.put_along_axis(p, np.where(held, chosen.nucleus_ids, chosen.nucleus_ids[:, :1]), 0, 1)
+        return torch.from_numpy(p.cumsum(1))
+
     def cross_entropy(self, name):
         """Exact, [T]."""
         return -(self.p * self.students[name].double().numpy()).sum(1)
@@ -128,6 +136,51 @@ def repeats_dropped(teacher, draws, rng):
     ids = np.sort(with_replacement(teacher, draws, rng)[0], axis=1)
     is_new = np.diff(ids, axis=1, prepend=-1) > 0
     return ids, is_new / is_new.sum(1, keepdims=True)
+
+
+def tail_repeats_dropped(teacher, chosen, rng, draws=16):
+    """Wrong: the distinct ones of 16 draws from the tail, each an equal share of its mass."""
+    ids, is_new = _distinct(teacher.tail, draws, rng)
+    return _beside_nucleus(chosen, ids, lambda p, rest: is_new * (rest / is_new.sum(1))[:, None], teacher)
+
+
+def gumbel_equal(teacher, chosen, rng, draws=16):
+    """Wrong: Gumbel top-16 of the tail (drawn without replacement), each an equal share of its mass."""
+    ids, is_held = _gumbel(teacher, draws, rng)
+    return _beside_nucleus(chosen, ids, lambda p, rest: is_held * (rest / is_held.sum(1))[:, None], teacher)
+
+
+def gumbel_scaled(teacher, chosen, rng, draws=16):
+    """Wrong: Gumbel top-16 of the tail at their own probability, scaled to its mass."""
+    ids, is_held = _gumbel(teacher, draws, rng)
+
+    def weigh(p, rest):
+        p = p * is_held
+        return p * (rest / np.maximum(p.sum(1), 1e-300))[:, None]
+
+    return _beside_nucleus(chosen, ids, weigh, teacher)
+
+
+def _beside_nucleus(chosen, ids, weigh, teacher):
+    nucleus, p, _, rest = parts(chosen)
+    return np.hstack([nucleus, ids]), np.hstack([p, weigh(np.take_along_axis(teacher.p, ids, 1), rest)])
+
+
+def _distinct(cumulated, draws, rng):
+    """Draws with replacement [T, draws], and which of them are the first of their id."""
+    points = torch.from_numpy(rng.random((len(cumulated), draws))) * cumulated[:, -1:]
+    ids = torch.searchsorted(cumulated, points, right=True).clamp(max=cumulated.shape[1] - 1).numpy()
+    order = np.argsort(ids, axis=1, kind="stable")
+    is_new = np.empty(ids.shape, bool)
+    np.put_along_axis(is_new, order, np.diff(np.take_along_axis(ids, order, 1), axis=1, prepend=-1) > 0, 1)
+    return ids, is_new
+
+
+def _gumbel(teacher, draws, rng, tries=64):
+    """The first 16 distinct ids of a run of draws with replacement: the law of Gumbel top-16 (Plackett and Luce)."""
+    ids, is_new = _distinct(teacher.tail, tries, rng)
+    first = np.argsort(~is_new, axis=1, kind="stable")[:, :draws]
+    return np.take_along_axis(ids, first, 1), np.take_along_axis(is_new, first, 1)
 
 
 def least_variance(teacher, chosen):

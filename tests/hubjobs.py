@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -44,7 +45,8 @@ class HubJob:
     def run(self, platform: dict[str, str]) -> None:
         """Run to the end, or to the timeout."""
         given = self.spec["environment"] | self.spec.get("secrets", {})
-        env = {"PATH": os.environ["PATH"], "HOME": str(self.folder)} | platform | given
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # an image has `accelerate`, whoever started the test
+        env = {"PATH": path, "HOME": str(self.folder)} | platform | given
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 self.spec["command"] + self.spec["arguments"],

@@ -16,6 +16,8 @@ MAY_IMPORT = {
     "extract/ranks.py": {"builders", "extract", "hub"},
     "extract/plan.py": {"builders", "extract", "hub"},
     "extract/verify.py": {"builders", "extract", "hub"},
+    "extract/logits_output.py": {"builders", "extract", "hub"},
+    "extract/explore.py": {"builders", "extract", "cards"},
     "extract/run.py": {"builders", "extract", "hub", "cards"},
 }
 HEAVY = {"torch", "transformers", "vllm"}  # seconds of start, and a GPU's memory

@@ -47,8 +47,12 @@ def job(source: Path | str, output: str = "user/out", chunk_rows: int = CHUNK_RO
 def environment(bench: Bench, **settings: object) -> dict[str, str]:
     """Of a recipe: `python` and `accelerate` are those of this environment; no run waits long."""
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": "0.5", "OMP_NUM_THREADS": "1"}
-    return bench.env | path | slow | {name: str(value) for name, value in settings.items()}
+    slow = {
+        "STILLROOM_FAKE_SECONDS_PER_BATCH": "0.5",
+        "STILLROOM_FAKE_LOG": log_of_batches(bench),
+        "OMP_NUM_THREADS": "1",
+    }
+    return bench.env | path | {name: str(value) for name, value in (slow | settings).items()}
 
 
 @contextmanager
@@ -106,8 +110,12 @@ def wait_for(what: str, condition, bench: Bench, seconds: float = 90) -> None:
 
 
 def is_begun(bench: Bench) -> bool:
-    """Batches are being computed."""
-    return bool(list(bench.root.glob("cache-*/**/partial/*.part")))
+    """A batch has been computed."""
+    return log_of_batches(bench).exists()
+
+
+def log_of_batches(bench: Bench) -> Path:
+    return bench.root / "batches.log"
 
 
 # --- loop.sh
@@ -223,7 +231,8 @@ def test_a_slurm_array_goes_on_after_time_limits_and_preemption(bench, source, c
 
 @pytest.mark.slow
 def test_scancel_ends_a_task_for_good(bench, source, cluster):
-    array = submit(cluster, bench, "slurm.sh", *job(source), options=["--array=0-1", "--gpus-per-task=0"])
+    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": "5"}  # it must not end by itself
+    array = submit(cluster, bench, "slurm.sh", *job(source), options=["--array=0-1", "--gpus-per-task=0"], **slow)
     wait_for("batch", lambda: is_begun(bench), bench)
     cluster.ask("scancel", array)
     cluster.wait(array, {"CANCELLED"}, 60)

@@ -74,9 +74,9 @@ def set_down(hub: dict[str, str], value: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_unplugged(source: Path, tmp_path: Path) -> None:
-    """The Hub is away for five minutes in the middle of a run: computing goes on, and all of it lands after."""
+    """The Hub is away in the middle of a run, for five minutes if not told otherwise: all of it lands after."""
     with hub_process(tmp_path / "hub") as hub:
-        bench = Bench(tmp_path, hub=hub, options={"STILLROOM_FAKE_SECONDS_PER_BATCH": "6"})
+        bench = Bench(tmp_path, hub=hub, options={"STILLROOM_FAKE_SECONDS_PER_BATCH": f"{OUTAGE_SECONDS / 50}"})
         process = bench.start(*options(source, "user/unplugged", "--max-batch-tokens", 2000))
         wait_until(lambda: bool(pending(bench)), process)
         wait_until(lambda: "data/" in str(hub_state(hub, "user/unplugged")["files"]), process)
