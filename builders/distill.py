@@ -1,7 +1,9 @@
 """Stored teacher logits in a training loop: records to batches of tensors, and losses against a student's logits.
 
+    stored = open_logits("user/x-logits")  # builders/stored_logits.py
     dataset = load_dataset("user/x-logits", split="train").with_format("numpy")
-    loader = DataLoader(dataset, batch_size=8, collate_fn=Collate(vocab_size=student.config.vocab_size, device="cuda"))
+    collate = Collate(vocab_size=student.config.vocab_size, ranks=stored.ranks, device="cuda")
+    loader = DataLoader(dataset, batch_size=8, collate_fn=collate)
     for batch in loader:
         logits = student(batch.input_ids, attention_mask=batch.attention_mask).logits
         cross_entropy(predicting_rows(logits, batch), batch).backward()
@@ -19,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from builders.compact import RankTable
 from builders.logits_schema import LogitsFormat
 from builders.packing import Array, Logits, unpack
+from builders.rank_table import RankTable
 
 if TYPE_CHECKING:
     from torch import Tensor

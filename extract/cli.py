@@ -13,9 +13,10 @@ import click
 
 from builders.job import Job
 from builders.job_files import job_from_dict, preset_names, read_preset, read_toml
-from builders.options import ConfigError, from_mapping, option_fields, value_type
+from builders.options import ConfigError, element_type, from_mapping, option_fields, value_type
 from extract.command import RunCommand, guarded, set_up_logging
 from extract.explore_cli import explore_command
+from extract.listed import Listed
 from extract.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,16 +27,6 @@ Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py i
 DEFAULT_PRESET = "dolci-embeddings"
 DEFAULT_JOB_FILE = Path("job.toml")
 ALIASES = {"chunk_rows": ["--upload-every"]}
-
-
-class Words(click.ParamType):
-    """`think,response` as a tuple of words."""
-
-    name = "words"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Split at commas."""
-        return value if isinstance(value, tuple) else tuple(filter(None, (word.strip() for word in value.split(","))))
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,10 +50,10 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
         negative = "--public" if name == "private" else f"--no-{flag[2:]}"
         help_text += f" [{flag if spec.default else negative}]"
         return click.option(f"{flag}/{negative}", name, default=None, help=help_text)
-    if spec.default not in (None, ()):
+    if spec.default is not None and kind is not tuple:
         help_text += f" [{spec.default}]"
     choices = spec.metadata["choices"]
-    param_type = click.Choice(choices) if choices else Words() if kind is tuple else kind
+    param_type = click.Choice(choices) if choices else Listed(element_type(cls, name)) if kind is tuple else kind
     return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text)
 
 
@@ -154,7 +145,7 @@ def _verify(
     if found and repair:
         if not as_json:
             click.echo(str(report))
-        if mend(proof):
+        if mend(proof, settings):
             from extract.run import run
 
             run(proof.job, settings)

@@ -173,7 +173,7 @@ def read_ranks(repo: Repo, layout: Layout, form: LogitsFormat) -> RankTable | No
     """
     if form.encoding != "compact":
         return None
-    content = repo.read(f"{layout.meta}/ranks.bin")
+    content = repo.read(layout.ranks)
     try:
         ranks = RankTable.from_bytes(content) if content is not None else None
         form.check_ranks(ranks)

@@ -101,7 +101,7 @@ def test_figures_are_those_of_a_plain_computation(home, device):
 def test_figures_for_people(home):
     out = look(home / "a", "--rows", "5")
     assert re.search(r"^rows +5$", out, re.MULTILINE)
-    assert "a, complete" in out and "default, 1,000 ids" in out
+    assert "a, complete" in out and "default, 704 ids" in out
     for name in ("nucleus size", "nucleus mass", "entropy", "surprise of the text"):
         assert re.search(rf"^{name}.*: mean [\d.]+ .*median", out, re.MULTILINE)
     assert "█" in out and "\x1b" not in out
