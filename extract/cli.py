@@ -1,9 +1,7 @@
-"""The command line: options made from the fields of Job and Settings. The only place that knows click."""
+"""The command line: options made from the fields of Job and Settings."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, replace
@@ -16,6 +14,8 @@ import click
 from builders.job import Job
 from builders.job_files import job_from_dict, preset_names, read_preset, read_toml
 from builders.options import ConfigError, from_mapping, option_fields, value_type
+from extract.command import RunCommand, guarded, set_up_logging
+from extract.export import export_command
 from extract.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,27 +26,6 @@ Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py i
 DEFAULT_PRESET = "dolci-embeddings"
 DEFAULT_JOB_FILE = Path("job.toml")
 ALIASES = {"chunk_rows": ["--upload-every"]}
-
-
-class OneLineError(click.ClickException):
-    """A wrong option, told like every other error of a job: one line, exit code 2."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        """Write the line to stderr."""
-        click.echo(f"stillroom: {self.format_message()}", err=True)
-
-
-class RunCommand(click.Command):
-    """A command whose usage errors are one line, without the usage in front."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, and shorten what is wrong."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            raise OneLineError(" ".join(error.format_message().split())) from None
 
 
 class Words(click.ParamType):
@@ -125,31 +104,6 @@ def execute(runner: Runner | None, preset: str | None, job_file: Path | None, fl
 
         runner = run
     return runner(job, settings)
-
-
-def guarded(call: Callable[[], int]) -> int:
-    """Turn errors into one line and an exit code: 2 for a bad job, 1 for a failure. Tracebacks are for --debug."""
-    try:
-        return call()
-    except ConfigError as error:
-        return _report(error, 2)
-    except (RuntimeError, OSError) as error:  # SourceError, EngineError, CommitError, WorkerError and their causes
-        return _report(error, 1)
-
-
-def _report(error: Exception, code: int) -> int:
-    logging.getLogger("stillroom").debug("failed", exc_info=error)
-    click.echo(f"stillroom: {error}", err=True)
-    return code
-
-
-def set_up_logging(*, is_debug: bool) -> None:
-    """Log to stderr, one line each; other workers than the first only warn."""
-    rank = int(os.environ.get("RANK", "0"))
-    ours = logging.DEBUG if is_debug else logging.INFO if rank == 0 else logging.WARNING
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, level=logging.WARNING)
-    for name in ("stillroom", "builders", "extract", "hub", "cards"):
-        logging.getLogger(name).setLevel(ours)
 
 
 @click.command("run", cls=RunCommand, context_settings={"show_default": False, "max_content_width": 100})
@@ -246,3 +200,4 @@ def main() -> None:
 main.add_command(run_command)
 main.add_command(verify_command)
 main.add_command(mask_command)
+main.add_command(export_command)
