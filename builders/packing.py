@@ -141,9 +141,8 @@ def pack(
 
 def _pack_entries(name: str, ids: Array, logits: Array, counts: Array) -> dict[str, Any]:
     parts = ("indices_low", "indices_high", "logits_quantized", "min", "max")
-    return {
-        f"{name}_{part}": value for part, value in zip(parts, split_ids(ids) + quantize(logits, counts), strict=True)
-    }
+    values = zip(parts, split_ids(ids) + quantize(logits, counts), strict=True)
+    return {f"{name}_{part}": value for part, value in values}
 
 
 def unpack(record: Mapping[str, Any], ranks: Any = None) -> Logits:
@@ -197,7 +196,8 @@ def join_ids(low: Array, high: Array) -> Array:
     """Undo `split_ids`: int32 [len(low)]."""
     ids = low.astype(np.int32)
     if high.any():  # never in a vocabulary of up to 65,536 ids
-        ids |= _HIGH_BITS[high].ravel()[: len(ids)].astype(np.int32) << 16
+        bits = _HIGH_BITS[high].ravel()[: len(ids)]  # short where zeros are lost: see `_whole` of compact.py
+        ids[: len(bits)] |= bits.astype(np.int32) << 16
     return ids
 
 
