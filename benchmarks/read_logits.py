@@ -25,10 +25,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builders.compact import RankTable, pack_compact
+from builders.compact import pack_compact
 from builders.logits_schema import LogitsFormat, logits_columns
 from builders.logits_stats import LogitsStats
 from builders.packing import unpack
+from builders.rank_table import RankTable
 from builders.read_logits import read_batch, read_logits
 from builders.schema import arrow_schema
 from hub.chunk import write_chunk

@@ -87,6 +87,14 @@ class LogitsFormat:
             found = "none" if ranks is None else f"one of {len(ranks.ids):,} ids, {ranks.sha256[:12]}"
             raise ValueError(f"the records need the rank table {self.ranks_sha256[:12]}; this is {found}")
 
+    def check_temperature(self, temperature: float) -> None:
+        """Raise ValueError unless the records serve this temperature."""
+        if temperature not in self.temperatures:
+            served = ",".join(f"{t:g}" for t in sorted(self.temperatures))
+            raise ValueError(
+                f"temperature {temperature:g}: the dataset serves {served} alone; build one with --temperatures"
+            )
+
 
 def logits_columns(form: LogitsFormat) -> list[Column]:
     """Columns of a logits dataset, in order; `index` first. `id` and `dataset_source` are the caller's to put after it."""

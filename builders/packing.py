@@ -155,9 +155,8 @@ def _pack_entries(name: str, ids: Array, logits: Array, counts: Array) -> dict[s
     from builders.steps import quantize, split_ids
 
     parts = ("indices_low", "indices_high", "logits_quantized", "min", "max")
-    return {
-        f"{name}_{part}": value for part, value in zip(parts, split_ids(ids) + quantize(logits, counts), strict=True)
-    }
+    values = zip(parts, split_ids(ids) + quantize(logits, counts), strict=True)
+    return {f"{name}_{part}": value for part, value in values}
 
 
 def unpack(record: Mapping[str, Any], ranks: Any = None) -> Logits:

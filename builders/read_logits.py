@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from builders.compact import RankTable
 from builders.packing import HIGH_BITS, Array, Logits, unpack
+from builders.rank_table import RankTable
 
 BATCH_BYTES = 1 << 22  # of a batch, uncompressed: 8,000 tokens, which stay in a core's caches
 NEEDLESS = ("id", "dataset_source", "content_hash", "truncated")  # columns that no statistic needs

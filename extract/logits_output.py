@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from builders.compact import RankTable
 from builders.job import Job
 from builders.layout import Layout
 from builders.logits_schema import LogitsFormat
 from builders.options import ConfigError
 from builders.packing import Logits
+from builders.rank_table import RankTable
 from builders.read_logits import LogitsBatch, read_batch, read_logits
 from extract.prepare import read_job, read_previous
 from extract.verify import open_pinned

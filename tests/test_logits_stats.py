@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from builders import read_logits as reading
-from builders.compact import RankTable, pack_compact
+from builders.compact import pack_compact
 from builders.histogram import Histogram
 from builders.logits_compare import compare
 from builders.logits_schema import LogitsFormat, logits_columns
 from builders.logits_stats import numpy_entries, token_values, torch_entries
 from builders.packing import Logits, pack, unpack
+from builders.rank_table import RankTable
 from builders.read_logits import read_batch, read_logits
 from builders.schema import arrow_schema
 from tests.draws import select_block
