@@ -1,4 +1,4 @@
-"""A logits dataset is opened with what reading it needs, from a folder or the Hub. python -m pytest tests/test_stored_logits.py"""
+"""A logits dataset is opened with what reading it needs, from a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(chats, tmp_path):
         open_logits(str(tmp_path))
     folder = write_folder(tmp_path / "out", chats.records("compact"), "compact")
     (folder / "_stillroom/ranks.bin").unlink()
-    with pytest.raises(ValueError, match="has no _stillroom/ranks.bin, without which nothing can be read"):
+    with pytest.raises(ValueError, match=r"has no _stillroom/ranks\.bin, without which nothing can be read"):
         open_logits(str(folder))
     shutil.rmtree(folder / "data")
     with pytest.raises(ValueError, match="no chunk in data/ yet"):
