@@ -121,7 +121,7 @@ def logits_columns(form: LogitsFormat) -> list[Column]:
 
 
 def _default_columns(form: LogitsFormat) -> list[Column]:
-    # split by byte, three columns take 0.8 of their size; the nucleus logits, which fall from 65,535 to 0 in each token, take 1.2
+    # split by byte, three columns take 0.8 of their size; nucleus logits, which fall from 65,535 to 0 in each token, 1.2
     n = form.num_sampled
     drawn = f"the {n} ids per token drawn from outside the nucleus"
     return [
