@@ -26,6 +26,7 @@ from cards.writer import CardWriter
 from extract.batching import TokenBudget
 from extract.builds import Build, open_build
 from extract.claim import claim, read_batches
+from extract.device import pin_device
 from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, load_engine
 from extract.plan import number_at
@@ -55,6 +56,8 @@ def run(asked: Job, settings: Settings) -> int:
         ConfigError, SourceError, EngineError, CommitError, DiskFullError, WorkerError: one line each that says what to do.
     """
     world, stop = World.join(), Stop(settings.max_runtime_minutes)
+    if asked.engine == "vllm":
+        pin_device(settings.device)
     stop.on_signals()
     try:
         session = prepare(asked, settings, world, stop)
@@ -81,7 +84,7 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
             kind = open_build(plan.job, plan.source, session.files, session.old)
-            engine = session.engine or load_engine(plan.job, session.files, settings.device)
+            engine = session.engine or load_engine(plan.job, session.files, settings.device, settings)
             try:
                 pour(session, kind, engine, settings, world, stop, progress, tick)
             except OSError as error:

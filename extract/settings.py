@@ -25,6 +25,9 @@ class Settings:
         None, "tokens per batch, padding counted [fits the device]", group="Run", minimum=1
     )
     device: str | None = option(None, "device, as in cuda:1 or cpu [the accelerator of this worker]", group="Run")
+    gpu_memory_utilization: float = option(
+        0.9, "share of the device's memory that --engine vllm takes", group="Engine", minimum=0.01
+    )
     cache_dir: str | None = option(
         None, "folder of unfinished and pending work [$STILLROOM_CACHE or ~/.cache/stillroom]", group="Run"
     )

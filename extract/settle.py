@@ -31,7 +31,7 @@ UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
 def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
     _check_columns(job, source)
-    if job.engine == "transformers" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
+    if job.engine != "fake" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
         raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {files.hidden_size}")
     limit = files.max_length
     if job.max_length is not None and job.max_length > limit:
@@ -72,7 +72,8 @@ def _chat_template(job: Job) -> str | None:
 
 
 def _dtype(job: Job, device: str | None) -> str:
-    return best_dtype(device or default_device()) if job.engine == "transformers" else "float32"
+    """What a server computes in is its own: float32 stands for it, and is what another engine goes on in."""
+    return best_dtype(device or default_device()) if job.engine in ("transformers", "vllm") else "float32"
 
 
 def check_same(asked: Job, stored: Job, output: str) -> None:

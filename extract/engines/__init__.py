@@ -10,6 +10,7 @@ from extract.batching import TokenBudget
 from extract.device import default_device
 from extract.model_files import ModelFiles
 from extract.sample import Batch
+from extract.settings import Settings
 
 
 class EngineError(RuntimeError):
@@ -29,12 +30,14 @@ class Engine(Protocol):
         """
 
 
-def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
+def load_engine(job: Job, files: ModelFiles, device: str | None, settings: Settings | None = None) -> Engine:
     """Load the settled job's model.
 
     Raises:
         EngineError: it cannot be loaded.
+        ConfigError: the engine is not installed, or does not do what the job asks for.
     """
+    settings = settings or Settings()
     if job.engine == "fake":
         from extract.engines.fake import FakeEngine, FakeTeacher
 
@@ -43,6 +46,10 @@ def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
         from extract.engines.teacher import TeacherEngine
 
         return TeacherEngine(job, files, device or default_device())
+    if job.engine == "vllm":
+        from extract.engines.vllm import VllmEngine
+
+        return VllmEngine(job, files, settings.gpu_memory_utilization, settings.max_batch_tokens)
     from extract.engines.transformers import TransformersEngine
 
     return TransformersEngine(job, files, device or default_device())
