@@ -25,7 +25,7 @@ Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py i
 
 DEFAULT_PRESET = "dolci-embeddings"
 DEFAULT_JOB_FILE = Path("job.toml")
-ALIASES = {"chunk_rows": ["--upload-every"]}
+ALIASES = {"chunk_rows": ["--upload-every"], "endpoint_model": ["--triton-model"]}
 
 
 class OneLineError(click.ClickException):
@@ -83,8 +83,15 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
     if spec.default not in (None, ()):
         help_text += f" [{spec.default}]"
     choices = spec.metadata["choices"]
-    param_type = click.Choice(choices) if choices else Words() if kind is tuple else kind
+    if kind is tuple:
+        return click.option(flag, name, type=Words(), multiple=True, callback=_joined, help=help_text)
+    param_type = click.Choice(choices) if choices else kind
     return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text)
+
+
+def _joined(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, ...], ...]) -> tuple[str, ...] | None:
+    """A list may be given in one piece or by repeating its flag; None where it is not given."""
+    return tuple(word for words in value for word in words) or None
 
 
 def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> tuple[Job, Settings]:

@@ -28,7 +28,7 @@ from extract.builds import Build, open_build
 from extract.claim import claim, read_batches
 from extract.device import pin_device
 from extract.disk import DiskFullError, is_full
-from extract.engines import Engine, load_engine
+from extract.engines import Engine, EngineLostError, load_engine
 from extract.plan import number_at
 from extract.prepare import Session, prepare
 from extract.progress import Progress, describe
@@ -87,6 +87,8 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
             engine = session.engine or load_engine(plan.job, session.files, settings.device, settings)
             try:
                 pour(session, kind, engine, settings, world, stop, progress, tick)
+            except EngineLostError as error:
+                stop.request(str(error))
             except OSError as error:
                 if not is_full(error):
                     raise

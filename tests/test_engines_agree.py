@@ -6,7 +6,12 @@ vLLM and Triton have environments of their own: `make test-vllm` and `make test-
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +89,45 @@ def test_vllm_killed_and_resumed_gives_the_vectors_of_transformers(arguments, tr
         time.sleep(0.1)
     assert len(list((tmp_path / "out").glob("data/**/*.parquet"))) < 10
     bench.run(*arguments, "--engine", "vllm", timeout=600)
+    assert lowest_cosine(vectors_of(bench), truth) >= MIN_COSINE
+
+
+@contextmanager
+def serving(command: list[str], ready: str, log: Path, env: dict[str, str] | None = None) -> Iterator[None]:
+    """A server in its own process group, once it answers at the URL `ready`."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **(env or {})}
+        )
+    try:
+        end = time.monotonic() + 400
+        while True:
+            with suppress(OSError), urllib.request.urlopen(ready, timeout=2) as answer:
+                if answer.status == 200:
+                    break
+            assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+            time.sleep(0.5)
+        yield
+    finally:
+        kill_group(process)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@needs_vllm
+def test_a_vllm_server_gives_the_vectors_of_transformers(arguments, truth, minilm, tmp_path):
+    port, options = free_port(), ["--runner", "pooling", "--dtype", "float32", "--max-model-len", "256"]
+    command = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(minilm), *options]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "minilm"]
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    bench = Bench(tmp_path)
+    with serving(command, f"http://127.0.0.1:{port}/health", tmp_path / "server.log", env):
+        log = bench.run(*arguments, "--engine", "openai", "--endpoint", f"http://127.0.0.1:{port}", timeout=600)
+    assert f"http://127.0.0.1:{port}/v1 is ready: model minilm, 384 dimensions, takes token ids" in log
     assert lowest_cosine(vectors_of(bench), truth) >= MIN_COSINE
 
 

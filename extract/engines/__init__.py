@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
+from builders.engines import SERVERS
 from builders.job import Job
 from extract.batching import TokenBudget
 from extract.device import default_device
@@ -17,6 +18,10 @@ class EngineError(RuntimeError):
     """The model cannot be loaded or run. Exit code 1."""
 
 
+class EngineLostError(EngineError):
+    """What runs the model is gone and may come back: the run stops with everything safe, as at its deadline."""
+
+
 class Engine(Protocol):
     """Turns batches into results, in the order of the batches, with as many in flight as suits it."""
 
@@ -26,7 +31,11 @@ class Engine(Protocol):
     def run(self, batches: Iterable[Batch], budget: TokenBudget) -> Generator[tuple[Batch, Any, int], None, None]:
         """Yield (batch, results, padded tokens run); vectors are float32 [B, D], final but for storage.
 
-        An empty batch gives an array of no rows. Out of memory halves the budget and goes on.
+        An empty batch gives an array of no rows. Out of memory halves the budget and goes on. An engine that waits long yields
+        empty batches of its own, so that the run can stop.
+
+        Raises:
+            EngineLostError: a server was away for too long.
         """
 
 
@@ -46,6 +55,10 @@ def load_engine(job: Job, files: ModelFiles, device: str | None, settings: Setti
         from extract.engines.teacher import TeacherEngine
 
         return TeacherEngine(job, files, device or default_device())
+    if job.engine in SERVERS:
+        from extract.engines.remote import RemoteEngine
+
+        return RemoteEngine(job, files, settings)
     if job.engine == "vllm":
         from extract.engines.vllm import VllmEngine
 
