@@ -26,6 +26,16 @@ $(VENV)-vllm/ready: pyproject.toml
 	$(VENV)-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch
 	touch $@
 
+# a Triton server, which wants an older numpy and the C library of Python where it can find it
+test-triton: $(VENV)/ready $(VENV)-triton/ready
+	STILLROOM_TRITON_PYTHON=$(abspath $(VENV)-triton/bin/python) $(BIN)/python -m pytest -m slow -k triton tests/test_engines_agree.py
+
+$(VENV)-triton/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-triton
+	$(VENV)-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 "numpy<2" torch==2.13.0 transformers==5.23.0
+	$(BIN)/pip install --quiet "tritonclient[all]>=2.50"
+	touch $@
+
 # 200 kills under a bad Hub; the extra suites take ten minutes of it
 soak: $(VENV)/ready
 	STILLROOM_SOAK_KILLS=200 STILLROOM_SOAK_MINUTES=600 $(BIN)/python -m pytest -m slow tests/test_soak.py

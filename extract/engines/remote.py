@@ -90,6 +90,16 @@ def open_client(job: Job, url: str, model: str | None, text_of: Callable[[Sample
         raise ConfigError(f"--endpoint has a password in it: give the key in ${KEY}")
     if not url.startswith(("http://", "https://", "grpc://")):
         raise ConfigError(f"--endpoint {url}: expected a URL, as in http://127.0.0.1:8000")
+    if job.engine == "triton":
+        from extract.engines.triton import TritonClient
+
+        return TritonClient(url, model, text_of)
+    if url.startswith("grpc://"):
+        raise ConfigError(f"--endpoint {url}: --engine {job.engine} speaks HTTP; gRPC is for --engine triton")
+    if job.engine == "tei":
+        from extract.engines.tei import TeiClient
+
+        return TeiClient(url, job.max_length or 0, text_of)
     from extract.engines.openai import OpenAiClient
 
     return OpenAiClient(url, model, str(job.model), text_of)

@@ -131,6 +131,6 @@ def fault_of(name: str, status: int, text: str, retry_after: str | None) -> Exce
         return TooBigFault(said, int(limit[1]) if limit else None)
     if status in (408, 502, 503, 504):
         return DownFault(said)
-    if status >= 500:
+    if status >= 500 or status == 424:  # 424: TEI's word for a failed model
         return ServerFault(said)
     return RefusedError(said)
