@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from extract.verify import Proof
 
 Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py is the script, so that it loads once
-
 DEFAULT_PRESET = "dolci-embeddings"
 DEFAULT_JOB_FILE = Path("job.toml")
 ALIASES = {"chunk_rows": ["--upload-every"], "endpoint_model": ["--triton-model"]}
@@ -64,9 +64,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for cls in (Settings, Job):
         for name, spec in reversed(option_fields(cls).items()):
             command = _option(cls, name, spec)(command)
-    command = click.option("--job", "job_file", type=click.Path(path_type=Path), help="job file, TOML [./job.toml]")(
-        command
-    )
+    command = click.option("--job", "job_file", type=Path, help="job file, TOML [./job.toml]")(command)
     return click.option("--preset", help=f"job shipped with the code: {', '.join(preset_names())} [{DEFAULT_PRESET}]")(
         command
     )
@@ -84,14 +82,10 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
         help_text += f" [{spec.default}]"
     choices = spec.metadata["choices"]
     if kind is tuple:
-        return click.option(flag, name, type=Words(), multiple=True, callback=_joined, help=help_text)
+        joined = lambda _, __, given: tuple(chain(*given)) if given else None  # noqa: E731  # one list, or several flags
+        return click.option(flag, name, type=Words(), multiple=True, callback=joined, help=help_text)
     param_type = click.Choice(choices) if choices else kind
     return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text)
-
-
-def _joined(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, ...], ...]) -> tuple[str, ...] | None:
-    """A list may be given in one piece or by repeating its flag; None where it is not given."""
-    return tuple(word for words in value for word in words) or None
 
 
 def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> tuple[Job, Settings]:

@@ -29,7 +29,9 @@ class Settings:
         0.9, "share of the device's memory that --engine vllm takes", group="Engine", minimum=0.01
     )
     endpoint: tuple[str, ...] = option(
-        (), "server that runs the model, for --engine openai, tei or triton; several share the work", group="Engine"
+        (),
+        "server that runs the model, for --engine openai, tei or triton; repeated, several share the work [none]",
+        group="Engine",
     )
     endpoint_model: str | None = option(None, "name under which it serves the model [what it lists]", group="Engine")
     endpoint_patience: float = option(
