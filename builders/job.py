@@ -13,6 +13,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from builders.engines import ENGINES, engine_problem, same_vectors
 from builders.logits_options import LogitsOptions
 from builders.options import ConfigError, check_fields, option
 from builders.text import DEFAULT_TEMPLATE, TextView
@@ -92,7 +93,7 @@ class Job(LogitsOptions):
         values=False,
     )
     model_revision: str | None = option(None, "revision of the model; pinned to its sha [the newest]", group="Model")
-    engine: str = option("transformers", "what runs the model", group="Model", choices=("transformers", "fake"))
+    engine: str = option("transformers", "what runs the model", group="Model", choices=ENGINES)
     dtype: str | None = option(
         None,
         "dtype of the weights [bfloat16 where the device is fast at it]",
@@ -144,6 +145,8 @@ class Job(LogitsOptions):
             raise ConfigError("--fields and --text-template exclude each other: a field is a text of its own")
         if self.build == "logits":
             self.check_logits()
+        if problem := engine_problem(self.engine, self.build, self.pooling, self.layer):
+            raise ConfigError(problem)
         try:
             self.view  # noqa: B018  # its own checks
         except ValueError as error:
@@ -169,7 +172,8 @@ class Job(LogitsOptions):
     @property
     def values(self) -> dict[str, Any]:
         """The options in the fingerprint, as JSON types."""
-        return {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self) if spec.metadata["values"]}
+        found = {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self) if spec.metadata["values"]}
+        return {**found, "engine": same_vectors(self.engine)}
 
     def to_dict(self) -> dict[str, Any]:
         """All options as JSON types, for `_stillroom/job.json`, chunk metadata and the card."""

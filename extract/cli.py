@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
     from extract.verify import Proof
 
 Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py is the script, so that it loads once
-
 DEFAULT_PRESET = "dolci-embeddings"
 DEFAULT_JOB_FILE = Path("job.toml")
-ALIASES = {"chunk_rows": ["--upload-every"]}
+ALIASES = {"chunk_rows": ["--upload-every"], "endpoint_model": ["--triton-model"]}
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,9 +35,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for cls in (Settings, Job):
         for name, spec in reversed(option_fields(cls).items()):
             command = _option(cls, name, spec)(command)
-    command = click.option("--job", "job_file", type=click.Path(path_type=Path), help="job file, TOML [./job.toml]")(
-        command
-    )
+    command = click.option("--job", "job_file", type=Path, help="job file, TOML [./job.toml]")(command)
     return click.option("--preset", help=f"job shipped with the code: {', '.join(preset_names())} [{DEFAULT_PRESET}]")(
         command
     )
@@ -54,7 +52,12 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
     if spec.default is not None and kind is not tuple:
         help_text += f" [{spec.default}]"
     choices = spec.metadata["choices"]
-    param_type = click.Choice(choices) if choices else Listed(element_type(cls, name)) if kind is tuple else kind
+    if kind is tuple:
+        joined = lambda _, __, given: tuple(chain(*given)) if given else None  # noqa: E731  # one list, or several flags
+        return click.option(
+            flag, name, type=Listed(element_type(cls, name)), multiple=True, callback=joined, help=help_text
+        )
+    param_type = click.Choice(choices) if choices else kind
     return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text)
 
 

@@ -74,7 +74,7 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
         job, source_, files_ = settle_in(repo, asked, settings)
         if job.chunk_rows is None:
             build = open_build(job, source_, files_)
-            engine = load_engine(job, files_, settings.device)
+            engine = load_engine(job, files_, settings.device, settings)
             rows = choose_chunk_rows(job, source_, select(job, source_), build, engine)
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)

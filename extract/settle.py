@@ -31,7 +31,7 @@ UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
 def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
     _check_columns(job, source)
-    if job.engine == "transformers" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
+    if job.engine != "fake" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
         raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {files.hidden_size}")
     limit, count = files.max_length, _count(job, source)
     is_chat = job.build == "logits" or count == "chat"
@@ -82,9 +82,9 @@ def _chat_template(job: Job) -> str | None:
 
 
 def _dtype(job: Job, device: str | None) -> str:
-    if job.engine != "transformers" or job.build == "lengths":
-        return "float32"
-    return best_dtype(device or default_device())
+    """What a server computes in is its own: float32 stands for it, and is what another engine goes on in."""
+    is_ours = job.engine in ("transformers", "vllm") and job.build != "lengths"
+    return best_dtype(device or default_device()) if is_ours else "float32"
 
 
 def check_same(asked: Job, stored: Job, output: str) -> None:
