@@ -155,13 +155,30 @@ def chat_tokenizer(source, *, metaspace=False):
         vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=["<unk>"] if metaspace else []
     )
     tokenizer.train_from_iterator(text, trainer)
-    eos = next((token for token in EOS if token in source), "</s>")
+    special = sorted(set(CONTROL.findall(source)))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
-        eos_token=eos,
+        eos_token=next((token for token in EOS if token in source), "</s>"),
         unk_token="<unk>",
-        additional_special_tokens=sorted(set(CONTROL.findall(source))),
+        additional_special_tokens=special,
     )
     fast.chat_template = source
+    if end := printed_end(fast):
+        fast.add_special_tokens({"eos_token": end})
     return fast
+
+
+def printed_end(tokenizer):
+    """What a template prints behind each answer, where that has neither the shape of a control token nor letters alone.
+
+    A real tokenizer knows such a token (`[e~[`) by name.
+    """
+    user, answer = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "a10z"}
+    try:
+        texts = [tokenizer.apply_chat_template([user, answer, *more], tokenize=False) for more in ([], [user, answer])]
+    except Exception:  # a template is foreign code
+        return ""
+    first, then = (f"{text.partition('a10z')[2]} ".split()[:1] for text in texts)
+    end = first[0] if first and first == then else ""
+    return "" if CONTROL.search(end) or not re.search(r"[^\w\s.,:#*-]", end) else end
