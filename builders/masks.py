@@ -190,6 +190,12 @@ class _Case:
         if is_same and _has_text(message.get("content")) and not message.get("tool_calls"):
             raise TemplateError("not_printed", f"the template prints no word of message {i}")
 
+    def check_one(self, i: int, words: str) -> None:
+        """Refuse a message printed as two turns; `words` is what the template prints of another, less header and end."""
+        for stop in self.masker.stops:
+            if words.rpartition(stop)[2].strip() and stop in words:
+                raise TemplateError("two_turns", f"the template ends a turn with {stop} within message {i}")
+
     def turns_of(self, i: int, pieces: list[Span], own: list[list[str]]) -> list[Turn]:
         head = common_head([parts[0] for parts in own])
         if cut := self.masker.prompts.straddled(self.text, pieces[0].start, pieces[0].start + head):
@@ -199,6 +205,7 @@ class _Case:
         tail = min(common_tail([parts[-1] for parts in own]), pieces[-1].stop - max(start, pieces[-1].start))
         if cut := self.masker.prompts.straddled(self.text, start, pieces[-1].stop - tail):
             tail = pieces[-1].stop - cut.stop
+        self.check_one(i, "".join(own[2])[max(0, self.borders.heads[i]) : -tail or None])
         turns = []
         for piece in pieces:
             begin = max(start, piece.start)

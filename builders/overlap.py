@@ -13,8 +13,9 @@ def mask_tokens(text: str, offsets: Sequence[tuple[int, int]], spans: Sequence[S
     Tokens of one character share its offsets. A token of white space alone, whose offsets a tokenizer has trimmed to
     nothing, lies between its neighbours. A token that reaches over the end of a span by white space alone is inside,
     since the model generated its text; so is the ` Two` of `Assistant: Two`, though the prompt has that space. A token
-    with the newline of a header in it is not.
+    with the newline of a header in it is not. Spans that touch are one: a template may mark each part of an answer.
     """
+    spans = joined(spans)
     mask: list[int] = []
     crossing = reached = at = 0
     for k, (low, high) in enumerate(offsets):
@@ -28,6 +29,17 @@ def mask_tokens(text: str, offsets: Sequence[tuple[int, int]], spans: Sequence[S
         mask.append(int(own))
         crossing += touches and not own
     return mask, crossing
+
+
+def joined(spans: Sequence[Span]) -> list[Span]:
+    """Join spans, given in order, that touch or overlap."""
+    found: list[Span] = []
+    for span in spans:
+        if found and span.start <= found[-1].stop:
+            found[-1] = Span(found[-1].start, max(found[-1].stop, span.stop))
+        else:
+            found.append(span)
+    return found
 
 
 def _is_own(text: str, begin: int, end: int, span: Span) -> bool:

@@ -26,7 +26,7 @@ class Prompts:
         # a model may have thousands of reserved tokens; those of the common shape need no name
         names = sorted((name for name in control if not re.fullmatch(_TOKEN, name)), key=len, reverse=True)
         self.control = re.compile("|".join([*map(re.escape, names), _TOKEN]))
-        self.switches = [{}, *({name: flag} for name in self._thinking_names() for flag in (True, False))]
+        self.switches = self._telling(self._switches())
         self._known: dict[str, list[str]] = {}
         self._asked: dict[str, list[str]] = {}
         self._headers: list[str] | None = None
@@ -56,17 +56,20 @@ class Prompts:
         Where the template refuses the messages, nothing is yielded.
         """
         for switch in self.switches:
-            context = {**self.context, "tools": tools, **switch}
-            try:
-                asked = self.template.render(messages, **{**context, "add_generation_prompt": True})
-                bare = self.template.render(messages, **{**context, "add_generation_prompt": False})
-            except Exception:  # a template is foreign code, and refuses in its own ways
-                continue
-            prompt = asked[self._cut(bare, asked) :]
-            if LETTER in prompt:  # a template that prints something else in front when it asks
-                rest, prompt = bare.rpartition(LETTER)[2], prompt.rpartition(LETTER)[2]
-                prompt = prompt[self._cut(rest, prompt) :]
-            yield bare, asked, prompt
+            yield from self._forms(messages, {"tools": tools, **switch})
+
+    def _forms(self, messages: Sequence[Mapping[str, Any]], more: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+        context = {**self.context, **more}
+        try:
+            asked = self.template.render(messages, **{**context, "add_generation_prompt": True})
+            bare = self.template.render(messages, **{**context, "add_generation_prompt": False})
+        except Exception:  # a template is foreign code, and refuses in its own ways
+            return
+        prompt = asked[self._cut(bare, asked) :]
+        if LETTER in prompt:  # a template that prints something else in front when it asks
+            rest, prompt = bare.rpartition(LETTER)[2], prompt.rpartition(LETTER)[2]
+            prompt = prompt[self._cut(rest, prompt) :]
+        yield bare, asked, prompt
 
     def headers(self) -> list[str]:
         """What the template prints before a plain answer to a plain question, last or not, longest first."""
@@ -122,11 +125,33 @@ class Prompts:
         window = max(0, cut - 80)
         return next((m.start() for m in self.control.finditer(asked, window) if m.start() < cut < m.end()), cut)
 
-    def _thinking_names(self) -> list[str]:
-        from jinja2 import meta
+    def _telling(self, switches: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Leave out switches that print behind a plain user's words what others before them print."""
+        found: dict[tuple[str, ...], dict[str, Any]] = {}
+        for switch in switches:
+            for form in self._forms([USER], {"tools": None, **switch}):
+                found.setdefault(tuple(text.rpartition(LETTER)[2] for text in form), switch)
+        return list({json.dumps(switch): switch for switch in ({}, *found.values())}.values())
 
-        names = meta.find_undeclared_variables(self.template.env.parse(self.template.source))
-        return sorted({"enable_thinking", *(name for name in names if _THINKS.search(name))} & names)
+    def _switches(self) -> Iterator[dict[str, Any]]:
+        """Yield each value of each variable that turns thinking on or off: a flag, or a word it is compared with."""
+        from jinja2 import meta, nodes
+
+        tree = self.template.env.parse(self.template.source)
+        yield {}
+        for name in sorted(filter(_THINKS.search, meta.find_undeclared_variables(tree))):
+            compared = [node for node in tree.find_all(nodes.Compare) if _holds(node, nodes.Name, name)]
+            found = (const.value for node in compared for const in node.find_all(nodes.Const))
+            words = {word for value in found for word in (value if isinstance(value, list) else [value])}
+            yield from ({name: value} for value in [True, False, *sorted(filter(_is_word, words))])
+
+
+def _holds(node: Any, kind: type, name: str) -> bool:
+    return any(found.name == name for found in node.find_all(kind))
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def blind_end(text: str, prompt: str) -> int | None:
