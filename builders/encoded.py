@@ -89,7 +89,6 @@ class ChatEncoder:
         self.context = {**tokenizer.special_tokens_map, "documents": None, **template_kwargs}
         self.template_kwargs = template_kwargs
         self.name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        self.control = frozenset(_control_tokens(tokenizer))
         self.stops = frozenset(filter(None, [tokenizer.eos_token, *stops]))
         self._maskers: dict[str, Masker] = {}
         self._unread: dict[str, frozenset[str]] = {}
@@ -152,7 +151,8 @@ class ChatEncoder:
             ) from None
         if source not in self._maskers:
             template = ChatTemplate(source, self.date)
-            self._maskers[source] = Masker(template, Prompts(template, self.context, self.control), self.stops)
+            control = _control_tokens(self.tokenizer, source)
+            self._maskers[source] = Masker(template, Prompts(template, self.context, control), self.stops)
         return self._maskers[source]
 
     def _official(self, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None) -> str:
@@ -238,6 +238,8 @@ def _tool_schemas(tools: Sequence[Any] | None) -> list[dict[str, Any]] | None:
     return [dict(tool) if isinstance(tool, Mapping) else get_json_schema(tool) for tool in tools]
 
 
-def _control_tokens(tokenizer: Any) -> list[str]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return [*tokenizer.all_special_tokens, *(token.content for token in added.values() if token.special)]
+def _control_tokens(tokenizer: Any, source: str) -> set[str]:
+    """Name the special tokens, and others that were added to the vocabulary and that a template prints."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    names = {token.content for token in added if token.special or token.content in source}
+    return {name for name in (*names, *tokenizer.all_special_tokens) if name.strip()}

@@ -19,11 +19,11 @@ def mask_tokens(text: str, offsets: Array | Sequence[tuple[int, int]], spans: Se
     offsets. A token of white space alone, whose offsets a tokenizer has trimmed to nothing, lies between its neighbours.
     A token that reaches over the end of a span by white space alone is inside, since the model generated its text; so is
     the ` Two` of `Assistant: Two`, though the prompt has that space. A token with the newline of a header in it is not.
-    Only tokens at a border are looked at one by one.
+    Spans that touch are one: a template may mark each part of an answer. Only tokens at a border are looked at one by one.
     """
     if not len(offsets) or not spans:
         return np.zeros(len(offsets), bool), 0
-    offsets = np.asarray(offsets)
+    spans, offsets = joined(spans), np.asarray(offsets)
     low, high = _widened(offsets, len(text))
     starts, stops = (np.array(edges) for edges in ([s.start for s in spans], [s.stop for s in spans]))
     at = np.maximum.accumulate(np.searchsorted(stops, low, side="right"))
@@ -47,6 +47,17 @@ def _widened(offsets: Array, end: int) -> tuple[Array, Array]:
     high = np.where(is_empty, np.append(low, end)[following], high)
     reached = np.concatenate([[0], np.maximum.accumulate(high)[:-1]])
     return np.where(is_empty, reached, low), high
+
+
+def joined(spans: Sequence[Span]) -> list[Span]:
+    """Join spans, given in order, that touch or overlap."""
+    found: list[Span] = []
+    for span in spans:
+        if found and span.start <= found[-1].stop:
+            found[-1] = Span(found[-1].start, max(found[-1].stop, span.stop))
+        else:
+            found.append(span)
+    return found
 
 
 def _is_own(text: str, begin: int, end: int, span: Span) -> bool:
