@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builders.options import option
+from builders.options import ConfigError, option
+
+IMAGE_ENGINES = ("transformers", "fake")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +15,7 @@ class ImageOptions:
 
     image_column: tuple[str, ...] = option(
         (),
-        "columns that hold images or lists of them, as in image,chart; the model gets them before the text",
+        "columns of images or lists of them, as in image,chart; the model gets them before the text [no images]",
         group="Images",
     )
     min_pixels: int | None = option(
@@ -28,3 +30,29 @@ class ImageOptions:
         group="Images",
         minimum=1,
     )
+
+    def check_images(self, build: str, engine: str, pooling: str | None, has_fields: bool) -> None:
+        """Check what the options of images say together, and with those of the job.
+
+        Raises:
+            ConfigError: with the flag, the value and what would be right.
+        """
+        if not self.image_column:
+            for name in ("min_pixels", "max_pixels"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"--{name.replace('_', '-')} is of images: name their column with --image-column"
+                    )
+            return
+        if engine not in IMAGE_ENGINES:
+            raise ConfigError(f"--engine {engine} takes no images: --image-column needs --engine transformers")
+        others = {
+            f"--build {build}": build != "embeddings",
+            "--fields": has_fields,
+            f"--pooling {pooling}": pooling == "logits-mean",
+        }
+        for given, is_wrong in others.items():
+            if is_wrong:
+                raise ConfigError(f"{given} does not go with --image-column: a row has one vector, of hidden states")
+        if (self.min_pixels or 0) > (self.max_pixels or 10**18):
+            raise ConfigError(f"--min-pixels is {self.min_pixels}: --max-pixels is {self.max_pixels}, which is less")

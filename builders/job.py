@@ -13,6 +13,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from builders.engines import ENGINES, engine_problem, same_vectors
 from builders.image_options import ImageOptions
 from builders.logits_options import LogitsOptions
 from builders.options import ConfigError, check_fields, option
@@ -21,7 +22,7 @@ from builders.text import DEFAULT_TEMPLATE, TextView
 EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"))  # at most one of each
 PINNED = {"revision": "source", "model_revision": "model"}  # a revision says something of one name only
 NAME = re.compile(r"\w[\w.-]*")  # of a folder of the output and in the card: no slash, no glob
-BUILDS = ("embeddings", "logits")
+BUILDS = ("embeddings", "logits", "lengths")
 POOLINGS = ("mean", "last", "cls", "max", "logits-mean")
 LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a hash of its content
 
@@ -66,6 +67,13 @@ class Job(ImageOptions, LogitsOptions):
     fields: tuple[str, ...] = option(
         (), "one vector for each of these fields, as in think,response [one of all]", group="Text"
     )
+    count: str | None = option(
+        None,
+        "what a lengths build counts: chats as the chat template prints them, or texts as an embeddings build has them "
+        "[chat, where there is a --messages-column]",
+        group="Text",
+        choices=("chat", "text"),
+    )
     turns: str = option("last", "which turns of the chat the fields hold", group="Text", choices=("last", "all"))
     system: bool = option(False, "put the system prompt in front", group="Text")
     instruction: str | None = option(None, "text in front of every text [the model's own prompt]", group="Text")
@@ -86,7 +94,7 @@ class Job(ImageOptions, LogitsOptions):
         values=False,
     )
     model_revision: str | None = option(None, "revision of the model; pinned to its sha [the newest]", group="Model")
-    engine: str = option("transformers", "what runs the model", group="Model", choices=("transformers", "fake"))
+    engine: str = option("transformers", "what runs the model", group="Model", choices=ENGINES)
     dtype: str | None = option(
         None,
         "dtype of the weights [bfloat16 where the device is fast at it]",
@@ -136,34 +144,15 @@ class Job(ImageOptions, LogitsOptions):
             raise ConfigError("--storage-dtype float16 holds no value over 65,504: normalise, or store float32")
         if self.fields and self.text_template is not None:
             raise ConfigError("--fields and --text-template exclude each other: a field is a text of its own")
-        self._check_images()
+        if self.build == "logits":
+            self.check_logits()
+        if problem := engine_problem(self.engine, self.build, self.pooling, self.layer):
+            raise ConfigError(problem)
+        self.check_images(self.build, self.engine, self.pooling, bool(self.fields))
         try:
             self.view  # noqa: B018  # its own checks
         except ValueError as error:
             raise ConfigError(str(error)) from error
-
-    def _check_images(self) -> None:
-        if not self.image_column:
-            for name in ("min_pixels", "max_pixels"):
-                if getattr(self, name) is not None:
-                    raise ConfigError(
-                        f"--{name.replace('_', '-')} is of images: name their column with --image-column"
-                    )
-            return
-        others = {
-            "--build": self.build != "embeddings",
-            "--engine": self.engine not in ("transformers", "fake"),
-            "--fields": bool(self.fields),
-            "--pooling": self.pooling == "logits-mean",
-        }
-        for flag, is_wrong in others.items():
-            if is_wrong:
-                value = getattr(self, flag[2:])
-                raise ConfigError(
-                    f"{flag} {value} does not go with --image-column: a row has one vector, of transformers"
-                )
-        if (self.min_pixels or 0) > (self.max_pixels or 10**18):
-            raise ConfigError(f"--min-pixels is {self.min_pixels}: --max-pixels is {self.max_pixels}, which is less")
 
     @property
     def view(self) -> TextView:
@@ -185,7 +174,8 @@ class Job(ImageOptions, LogitsOptions):
     @property
     def values(self) -> dict[str, Any]:
         """The options in the fingerprint, as JSON types."""
-        return {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self) if spec.metadata["values"]}
+        found = {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self) if spec.metadata["values"]}
+        return {**found, "engine": same_vectors(self.engine)}
 
     def to_dict(self) -> dict[str, Any]:
         """All options as JSON types, for `_stillroom/job.json`, chunk metadata and the card."""

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from builders.compact import RankTable
-from builders.packing import TEMPERATURE_COLUMN
+from builders.logits_options import check_encoding
+from builders.packing import TAIL_COLUMN, TEMPERATURE_COLUMN
+from builders.rank_table import RankTable, rank_bytes
 from builders.schema import Column
 
 METADATA_KEY = b"stillroom_logits"
@@ -58,25 +59,18 @@ class LogitsFormat:
     num_sampled: int
     top_p: float = 0.98
     top_p_max_elements: int = 100
-    select: Literal["nucleus", "global"] = "nucleus"
+    select: Literal["top-p", "global"] = "top-p"
     threshold: float | None = None  # of `global`: ids with p above it are exact, others weigh it
     temperatures: tuple[float, ...] = (1.0,)
     ranks_sha256: str = ""  # of the compact encoding's rank table
 
     def __post_init__(self) -> None:
-        if self.encoding == "compact" and self.temperatures != (1.0,):
-            raise ValueError(
-                "--encoding compact keeps no logits of samples, so it serves temperature 1 alone: take default"
-            )
-        if self.encoding == "compact" and not self.ranks_sha256:
-            raise ValueError("--encoding compact needs a rank table")
-        if self.encoding == "default" and self.select == "global":
-            raise ValueError(
-                "--select global has as many samples as each token needs; only --encoding compact holds that"
-            )
+        check_encoding(self.encoding, self.select, self.temperatures)
 
     def to_metadata(self) -> dict[bytes, bytes]:
-        """For the metadata of an Arrow schema or a Parquet file."""
+        """For the metadata of an Arrow schema or a Parquet file. ValueError: compact records, and no rank table named."""
+        if self.encoding == "compact" and not self.ranks_sha256:
+            raise ValueError("--encoding compact needs a rank table")
         return {METADATA_KEY: json.dumps(asdict(self), sort_keys=True).encode()}
 
     @staticmethod
@@ -93,6 +87,14 @@ class LogitsFormat:
             found = "none" if ranks is None else f"one of {len(ranks.ids):,} ids, {ranks.sha256[:12]}"
             raise ValueError(f"the records need the rank table {self.ranks_sha256[:12]}; this is {found}")
 
+    def check_temperature(self, temperature: float) -> None:
+        """Raise ValueError unless the records serve this temperature."""
+        if temperature not in self.temperatures:
+            served = ",".join(f"{t:g}" for t in sorted(self.temperatures))
+            raise ValueError(
+                f"temperature {temperature:g}: the dataset serves {served} alone; build one with --temperatures"
+            )
+
 
 def logits_columns(form: LogitsFormat) -> list[Column]:
     """Columns of a logits dataset, in order; `index` first. `id` and `dataset_source` are the caller's to put after it."""
@@ -105,19 +107,27 @@ def logits_columns(form: LogitsFormat) -> list[Column]:
         ListColumn("input_ids", "int32", "Tokens of the conversation as the teacher read it."),
         ListColumn("positions", "int32", "Which of `input_ids` the T distributions predict."),
     ]
-    others = [t for t in form.temperatures if t != 1]
-    columns += [
-        ListColumn(f"{TEMPERATURE_COLUMN}{t:g}", "float64", f"logsumexp(logits / {t:g}), one per token.")
-        for t in others
-    ]
+    if len(form.temperatures) > 1:
+        columns += [
+            ListColumn(f"{TEMPERATURE_COLUMN}{t:g}", "float64", f"logsumexp(logits / {t:g}), one per token.")
+            for t in form.temperatures
+            if t != 1
+        ]
+        columns += [
+            ListColumn(f"{TAIL_COLUMN}{t:g}", "float32", f"Mass outside the nucleus at temperature {t:g}, per token.")
+            for t in form.temperatures
+        ]
     return columns
 
 
 def _default_columns(form: LogitsFormat) -> list[Column]:
+    # split by byte, three columns take 0.8 of their size; nucleus logits, which fall from 65,535 to 0 in each token, 1.2
     n = form.num_sampled
     drawn = f"the {n} ids per token drawn from outside the nucleus"
     return [
-        ListColumn("top_indices_low", "uint16", "Low 16 bits of the nucleus ids, all tokens concatenated."),
+        ListColumn(
+            "top_indices_low", "uint16", "Low 16 bits of the nucleus ids, all tokens concatenated.", split=True
+        ),
         BytesColumn(
             "top_indices_high", "binary", "Bits 16 and 17 of the nucleus ids, four per byte, the first lowest."
         ),
@@ -127,9 +137,11 @@ def _default_columns(form: LogitsFormat) -> list[Column]:
         ),
         ListColumn("top_min", "float32", "Least nucleus logit of each token."),
         ListColumn("top_max", "float32", "Greatest nucleus logit of each token."),
-        ListColumn("sampled_indices_low", "uint16", f"Low 16 bits of {drawn}."),
+        ListColumn("sampled_indices_low", "uint16", f"Low 16 bits of {drawn}.", split=True),
         BytesColumn("sampled_indices_high", "binary", f"Bits 16 and 17 of {drawn}, four per byte."),
-        ListColumn("sampled_logits_quantized", "uint16", "Their logits, between sampled_min and sampled_max."),
+        ListColumn(
+            "sampled_logits_quantized", "uint16", "Their logits, between sampled_min and sampled_max.", split=True
+        ),
         ListColumn("sampled_min", "float32", "Least sampled logit of each token."),
         ListColumn("sampled_max", "float32", "Greatest sampled logit of each token."),
         ListColumn("logsumexp", "float64", "logsumexp of all logits of each token: p = exp(logit - logsumexp)."),
@@ -137,17 +149,20 @@ def _default_columns(form: LogitsFormat) -> list[Column]:
 
 
 def _compact_columns(form: LogitsFormat) -> list[Column]:
-    planes = range(2 if form.vocab_size <= 1 << 16 else 3)
+    planes = range(rank_bytes(form.vocab_size))
 
     def split(name: str, about: str, numbers: range) -> list[Column]:
         return [BytesColumn(f"{name}_{i}", "binary", f"{about}; byte {i} of each, lowest first.") for i in numbers]
 
-    columns: list[Column] = [
-        BytesColumn("exact_counts", "binary", "Entries with a probability of their own, per token.")
-    ]
+    def counts(name: str, about: str) -> list[Column]:
+        low: list[Column] = [BytesColumn(name, "binary", f"{about}, per token.")]
+        high = BytesColumn(f"{name}_1", "binary", "256 more for each.")
+        return [*low, high] if form.select == "global" else low
+
+    columns = counts("exact_counts", "Entries with a probability of their own")
     columns += split("exact_ranks", "Their ids as ranks in the dataset's table, as differences", planes)
     columns += split("exact_values", "Their probabilities in steps of sqrt(p)", range(2))
-    columns += [BytesColumn("sampled_counts", "binary", "Ids drawn from the others, per token; they weigh alike.")]
+    columns += counts("sampled_counts", "Ids drawn from the others, which weigh alike")
     columns += split("sampled_ranks", "These ids, as exact_ranks", planes)
     columns += [BytesColumn("rest", "binary", "Mass outside the exact entries, (b / 255)^2, one byte per token.")]
     columns += split("logsumexp", "64 logsumexp, rounded", range(3))

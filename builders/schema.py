@@ -23,18 +23,25 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `length` makes it a fixed-size list of `dtype`, as for vectors."""
+    """One column. `length` makes it a fixed-size list of `dtype`, as for vectors; `split`: Parquet splits numbers by byte."""
 
     name: str
     dtype: str
     about: str
     length: int | None = None
+    split: bool = False
 
     @property
     def arrow_type(self) -> pa.DataType:
         """Type in Arrow and Parquet."""
         value = ARROW_TYPES[self.dtype]
         return value if self.length is None else pa.list_(pa.field("element", value), self.length)
+
+    @property
+    def field(self) -> pa.Field:
+        """Name, type, and how Parquet is to encode it, where that is not the writer's to choose."""
+        encoding = {"parquet_encoding": "BYTE_STREAM_SPLIT"} if self.split else None
+        return pa.field(self.name, self.arrow_type, metadata=encoding)
 
     @property
     def feature(self) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     """Return the Arrow schema, with the features that `datasets` looks for under the key `huggingface`."""
     features = {column.name: column.feature for column in columns}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema([pa.field(column.name, column.arrow_type) for column in columns], metadata=metadata)
+    return pa.schema([column.field for column in columns], metadata=metadata)
 
 
 def embedding_names(job: Job) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -12,7 +13,8 @@ from builders.job import Job
 from builders.job_files import stored_job
 from builders.layout import FORMAT, Layout
 from builders.options import ConfigError
-from builders.selection import select
+from builders.rank_table import RankTable
+from builders.selection import Selection, select
 from builders.source import Source, open_source
 from builders.units import Units
 from extract.builds import open_build
@@ -22,10 +24,13 @@ from extract.engines import Engine, load_engine
 from extract.lock import CacheLock
 from extract.model_files import ModelFiles, read_model_files
 from extract.partial import Partial
-from extract.plan import plan_units
+from extract.plan import open_existing, plan_units
+from extract.ranks import rank_table
 from extract.settings import Settings
 from extract.settle import choose_chunk_rows, settle
 from extract.stop import Stop
+from extract.token_plan import TokenPlan, read_token_plan
+from extract.tokens import load_tokenizer
 from extract.update import follow, reopen
 from extract.world import World
 from hub.carried import CarriedRecords, write_index
@@ -51,6 +56,7 @@ class Session:
     engine: Engine | None  # where a pilot has loaded it
     previous: Job | None = None  # what readers have while this job updates it
     old: OldRecords | None = None  # its records, where there is something left to do
+    ranks: RankTable | None = None  # of compact teacher logits
 
 
 def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session:
@@ -68,12 +74,13 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
         job, source_, files_ = settle_in(repo, asked, settings)
         if job.chunk_rows is None:
             build = open_build(job, source_, files_)
-            engine = load_engine(job, files_, settings.device)
+            engine = load_engine(job, files_, settings.device, settings)
             rows = choose_chunk_rows(job, source_, select(job, source_), build, engine)
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)
+        table = base64.b64encode(rank_table(repo, job, source_, files_, stop)).decode()
         previous = read_previous(repo, job)
-        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name}
+        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name, "ranks": table}
 
     shared = world.share("job", settled)
     job, previous = stored_job(shared["job"]), stored_job(shared["previous"]) if shared["previous"] else None
@@ -93,12 +100,15 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     selection = select(job, source)
     assert job.chunk_rows is not None
     units = Units(selection.num_rows, job.chunk_rows)
-    todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world)
-    plan = Plan(job, source, selection, units, todo)
+    tokens = open_tokens(job, files, selection, units, settings) if world.is_main else None
+    todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world, tokens)
+    plan = Plan(job, source, selection, units, todo, tokens)
     old = None
     if previous is not None and todo and job.build == "embeddings":  # a logits update computes all rows
         old = open_old(repo or reader(job, shared["output"]), previous, cache, world, stop)
-    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old)
+    table = base64.b64decode(shared["ranks"])
+    ranks = RankTable.from_bytes(table) if table else None
+    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old, ranks)
 
 
 def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, ModelFiles]:
@@ -156,7 +166,7 @@ def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
     message = f"Begin {job.build} of {job.source}"
     if settings.restart and repo.read(layout.job) is not None:
         folders = [f"{folder}/" for folder in (layout.data, layout.skipped)]
-        deletes = [*folders, *layout.generations(repo.list_files()), layout.previous, layout.job]
+        deletes = [*folders, *layout.generations(repo.list_files()), layout.previous, layout.ranks, layout.job]
         # on its own and first: the new job must never stand beside chunks of the old one
         commit_files(repo, {}, deletes, f"Delete what {layout.job} began", stop.check_late)
     elif stored is not None:
@@ -190,6 +200,25 @@ def reader(job: Job, name: str) -> Repo:
     from hub.remote import HubRepo
 
     return HubRepo(name)
+
+
+def open_tokens(
+    job: Job, files: ModelFiles, selection: Selection, units: Units, settings: Settings
+) -> TokenPlan | None:
+    """Return what --lengths says of the job's units; None without it.
+
+    Raises:
+        ConfigError: it does not fit the job.
+    """
+    if settings.lengths is None:
+        return None
+    if job.build == "lengths":
+        raise ConfigError("--lengths is for builds that run a model: a lengths build counts by itself")
+    lengths = open_existing(settings.lengths)
+    tokens = read_token_plan(lengths, job, load_tokenizer(job, files), selection, units)
+    counts = (tokens.tokens.sum(), tokens.records.sum(), selection.num_rows - tokens.records.sum())
+    logger.info("%s: %d tokens of %d rows; %d rows give no record", lengths.name, *counts)
+    return tokens
 
 
 def job_cache(job: Job, settings: Settings) -> Path:

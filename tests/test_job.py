@@ -34,7 +34,7 @@ def test_every_preset_is_a_job_with_source_model_and_output(name):
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(
         ConfigError,
-        match="--preset is 'nope': the presets are demo-embeddings, demo-logits, dolci-embeddings, dolci-logits",
+        match="the presets are demo-embeddings, demo-lengths, demo-logits, dolci-embeddings, dolci-logits",
     ):
         read_preset("nope")
 
@@ -76,6 +76,16 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
         ({"fields": ("think", "think")}, "each name makes one vector"),
         ({"fields": ("think",), "system": True}, "fields are texts of their own"),
         ({"empty_text": "  "}, "empty_text is '  '"),
+        ({"build": "logits", "encoding": "compact", "temperatures": (1.0, 2.0)}, "it serves temperature 1 alone"),
+        ({"build": "logits", "select": "global"}, "only --encoding compact holds that"),
+        (
+            {"build": "logits", "temperatures": (2.0,)},
+            "--temperatures is '2': give 1 to 8 rising numbers, 1 among them",
+        ),
+        ({"build": "logits", "temperatures": (1.0, float("nan"))}, "--temperatures is '1,nan'"),
+        ({"build": "logits", "temperatures": (1.0, 4 / 3)}, "at most six"),
+        ({"build": "logits", "global_threshold": 2.0}, "--global-threshold is 2: it must be 1/1024 to 1"),
+        ({"temperatures": ("1",)}, "--temperatures has '1': expected float, got str"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(options, message):
@@ -105,21 +115,23 @@ def test_what_a_run_settles_is_no_option_and_no_difference():
 
 def other_value(name, spec, value):
     if spec.metadata["choices"]:
-        return next(c for c in spec.metadata["choices"] if c != value)
+        return next(c for c in reversed(spec.metadata["choices"]) if c != value)  # of engines: fake
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
         return value + 1
     free = {"limit": 5, "sample_per_source": 5, "dimensions": 5, "fields": ("think",), "text_template": "{text}"}
+    free |= {"temperatures": (1.0, 2.0), "image_column": ("image",), "min_pixels": 5, "max_pixels": 5}
     return free.get(name, "other")
 
 
 @pytest.mark.parametrize("name", [n for n in option_fields(Job) if n != "build"])  # a build has no other value yet
 def test_the_fingerprint_covers_what_decides_values_and_nothing_else(name):
     spec = option_fields(Job)[name]
-    other = replace(SETTLED, **{name: other_value(name, spec, getattr(SETTLED, name))})
-    assert (other.fingerprint != SETTLED.fingerprint) == spec.metadata["values"]
-    assert [line.split(":")[0] for line in SETTLED.differences(other)] == ([name] if spec.metadata["values"] else [])
+    mine = replace(SETTLED, image_column=("chart",)) if name.endswith("_pixels") else SETTLED
+    other = replace(mine, **{name: other_value(name, spec, getattr(mine, name))})
+    assert (other.fingerprint != mine.fingerprint) == spec.metadata["values"]
+    assert [line.split(":")[0] for line in mine.differences(other)] == ([name] if spec.metadata["values"] else [])
 
 
 def test_the_fingerprint_leaves_out_where_things_are_and_how_they_run():

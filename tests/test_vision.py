@@ -251,6 +251,11 @@ def test_a_file_beside_the_source_is_read(tmp_path):
     ("options", "message"),
     [
         ({"build": "logits"}, "--build logits does not go with --image-column"),
+        ({"build": "lengths"}, "--build lengths does not go with --image-column"),
+        *(
+            ({"engine": engine}, f"^--engine {engine} takes no images: --image-column needs --engine transformers$")
+            for engine in ("vllm", "openai", "tei", "triton")
+        ),
         ({"fields": ("think",)}, "--fields"),
         ({"pooling": "logits-mean"}, "--pooling logits-mean"),
         ({"min_pixels": 9, "max_pixels": 4}, "--min-pixels is 9: --max-pixels is 4"),
