@@ -32,9 +32,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builders.compact import RankTable, pack_compact
+from builders.compact import pack_compact
 from builders.logits_schema import LogitsFormat, logits_columns
 from builders.packing import Array, Logits, pack, unpack
+from builders.rank_table import RankTable
 from builders.schema import arrow_schema
 from builders.tail import tail_weights
 from hub.chunk import write_chunk

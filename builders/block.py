@@ -21,14 +21,13 @@ def check_block(
     vocab_size: int,
     *,
     least: int = 1,
+    most: int = MAX_COUNT,
 ) -> None:
-    """Raise ValueError, in one line, for a block that no record can hold: at least `least` nucleus ids per token."""
+    """Raise ValueError, in one line, for a block that no record can hold: `least` to `most` nucleus ids per token."""
     if not 0 < vocab_size <= MAX_VOCAB:
         raise ValueError(f"a vocabulary of {vocab_size:,} ids does not fit: ids have 18 bits, at most {MAX_VOCAB:,}")
-    if len(counts) and not (least <= counts.min() and counts.max() <= MAX_COUNT):
-        raise ValueError(
-            f"tokens have {counts.min()} to {counts.max()} nucleus ids; a record holds {least} to {MAX_COUNT}"
-        )
+    if len(counts) and not (least <= counts.min() and counts.max() <= most):
+        raise ValueError(f"tokens have {counts.min()} to {counts.max()} nucleus ids; a record holds {least} to {most}")
     if not counts.sum() == len(ids) == len(logits):
         raise ValueError(f"{len(ids)} nucleus ids and {len(logits)} logits, where counts ask for {counts.sum()}")
     if sampled_ids.shape != sampled_logits.shape or sampled_ids.ndim != 2 or len(sampled_ids) != len(counts):

@@ -9,11 +9,11 @@ from builders.logits_schema import LogitsFormat, logits_columns
 from builders.schema import Column, embeddings_columns
 
 
-def record_columns(job: Job, source_columns: Sequence[str], dimension: int, tokenizer: str = "") -> list[Column]:
+def record_columns(job: Job, source_columns: Sequence[str], dimension: int) -> list[Column]:
     """Columns of the records: `dimension` is that of the vectors, or the number of ids that the model knows."""
     if job.build == "embeddings":
         return embeddings_columns(job, source_columns, dimension)
-    index, *columns = logits_columns(logits_format(job, dimension, tokenizer))
+    index, *columns = logits_columns(logits_format(job, dimension))
     carried = [
         (job.id_column, Column("id", "string", f"`{job.id_column}` of the source row.")),
         (job.source_column, Column("dataset_source", "string", f"`{job.source_column}` of the source row.")),
@@ -27,13 +27,17 @@ def record_columns(job: Job, source_columns: Sequence[str], dimension: int, toke
     ]
 
 
-def logits_format(job: Job, vocab_size: int, tokenizer: str) -> LogitsFormat:
+def logits_format(job: Job, vocab_size: int, tokenizer: str = "", ranks_sha256: str = "") -> LogitsFormat:
     """What the chunks of a logits job say of their records. `tokenizer` is the hash of the teacher's vocabulary."""
     return LogitsFormat(
-        encoding="default",
+        encoding=job.encoding,  # type: ignore[arg-type]
         vocab_size=vocab_size,
         tokenizer=tokenizer,
         num_sampled=job.num_sampled,
         top_p=job.top_p,
         top_p_max_elements=job.top_p_max_elements,
+        select=job.select,  # type: ignore[arg-type]
+        threshold=job.global_threshold if job.select == "global" else None,
+        temperatures=job.temperatures,
+        ranks_sha256=ranks_sha256,
     )

@@ -6,14 +6,14 @@ leave (or `sample_weight`, where the whole dataset has one threshold). Columns a
 does it best on one kind of byte per column: column `_0` of a number holds its lowest byte, `_1` the next.
 
     num_tokens                    T
-    exact_counts                  one byte per token
+    exact_counts                  one byte per token; where the dataset has one threshold, exact_counts_1 is a second byte
     exact_ranks_0, _1(, _2)       ids as ranks (`RankTable`: 0 is the dataset's most frequent id), rising in each token; the
                                   first, then differences; `_2` in vocabularies over 65,536 ids
     exact_values_0, _1            83 + k: k = round(308 sqrt p) from 8 up, steps of 1/4 nat below. p = (k^2 - 1/4) / 308^2, or
                                   log p = 2 log(8 / 308) - (8 - k) / 4. A token's p are then scaled to sum to 1 - r
-    sampled_counts                one byte per token
+    sampled_counts                as exact_counts
     sampled_ranks_0, _1(, _2)     like exact_ranks; an id drawn twice stands twice
-    rest                          r = (b / 255)^2, one byte b per token
+    rest                          r = (b / 255)^2, one byte b per token; with one threshold, p are scaled where b < 221 alone
     logsumexp_0, _1, _2           round(64 logsumexp), two's complement: only raw logits need it
     sample_weight                 one float, where there is one threshold
     input_ids, positions          as in the default encoding
@@ -25,16 +25,14 @@ ones, and with the middle of each step they would come out too large.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from builders.block import Array, check_block
 from builders.packing import Logits, count_samples, group_reduce, to_array
+from builders.rank_table import RankTable
 from builders.tail import tail_thresholds
 
 SCALE = 308  # steps of sqrt p from 0 to 1
@@ -42,6 +40,9 @@ KNEE = 8  # below KNEE / SCALE steps are of 1/4 nat, which is what they have bec
 ZERO = 83  # code of sqrt p = 0; code 0 is p = 1e-13, and whatever is less
 KNEE_LOGPROB = 2 * np.log(KNEE / SCALE)
 REST_STEPS = 255
+SCALED = (
+    221  # of these steps: from r = 3/4 on, half a step of r is a larger part of 1 - r than what the steps of p leave
+)
 LOGSUMEXP_STEPS = 64
 
 
@@ -52,48 +53,6 @@ def _logprob_table() -> Array:
 
 
 LOGPROBS = _logprob_table()
-
-
-@dataclass(frozen=True)
-class RankTable:
-    """Ids by falling frequency: `ids[rank]`, int32 [V]. One for a whole dataset, stored once beside it."""
-
-    ids: Array
-
-    @staticmethod
-    def from_frequencies(frequencies: Array) -> RankTable:
-        """Rank ids by how often they are exact entries, [V]; equal ones by id."""
-        return RankTable(np.argsort(-np.asarray(frequencies, np.int64), kind="stable").astype(np.int32))
-
-    @staticmethod
-    def from_bytes(data: bytes) -> RankTable:
-        """Read what `to_bytes` wrote. ValueError: it is no permutation of ids."""
-        for dtype in ("<u2", "<u4"):
-            ids = np.frombuffer(data, dtype).astype(np.int64) if len(data) % int(dtype[2]) == 0 else np.zeros(0)
-            if len(ids) and ids.max() < len(ids) and (np.bincount(ids) == 1).all():
-                return RankTable(ids.astype(np.int32))
-        raise ValueError(f"{len(data)} bytes that are no rank table: each id of the vocabulary once, in 2 or 4 bytes")
-
-    def to_bytes(self) -> bytes:
-        """Little-endian ids in order of rank: 2 bytes each, or 4 in vocabularies over 65,536."""
-        return self.ids.astype("<u2" if len(self.ids) <= 1 << 16 else "<u4").tobytes()
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the bytes, which the metadata of every file names."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
-    @cached_property
-    def ranks(self) -> Array:
-        """The inverse: rank of each id, int64 [V]."""
-        out = np.empty(len(self.ids), np.int64)
-        out[self.ids] = np.arange(len(self.ids))
-        return out
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of a rank, which is how many columns it takes."""
-        return 2 if len(self.ids) <= 1 << 16 else 3
 
 
 def pack_compact(
@@ -116,9 +75,9 @@ def pack_compact(
     `sample_weight` each, or else the same share of r, and repeats count. Then a token may have no exact entry.
     """
     counts = np.asarray(counts).astype(np.int64)
-    least = 1 if sampled_counts is None else 0
+    limits = {} if sampled_counts is None else {"least": 0, "most": (1 << 16) - 1}
     vocab_size = len(ranks.ids)
-    check_block(nucleus_ids, nucleus_logits, counts, logsumexp, sampled_ids, sampled_logits, vocab_size, least=least)
+    check_block(nucleus_ids, nucleus_logits, counts, logsumexp, sampled_ids, sampled_logits, vocab_size, **limits)
     tokens = np.repeat(np.arange(len(counts)), counts)
     logprobs = nucleus_logits - logsumexp[tokens]
     if sampled_counts is None:
@@ -134,10 +93,10 @@ def pack_compact(
     mass = np.bincount(tokens, np.exp(logprobs), minlength=len(counts))
     record = {
         "num_tokens": len(counts),
-        "exact_counts": _bytes(exact_counts, "exact entries"),
+        **_counts("exact_counts", exact_counts, wide=sample_weight is not None),
         **_planes("exact_ranks", exact_ranks, ranks.num_bytes),
         **_planes("exact_values", encode_logprobs(logprobs[order]), 2),
-        "sampled_counts": _bytes(drawn_counts, "samples"),
+        **_counts("sampled_counts", drawn_counts, wide=sample_weight is not None),
         **_planes("sampled_ranks", drawn_ranks, ranks.num_bytes),
         "rest": _encode_rest(1 - mass, exact_counts).tobytes(),
         **_planes("logsumexp", np.rint(logsumexp * LOGSUMEXP_STEPS).astype(np.int64), 3),
@@ -152,24 +111,31 @@ def pack_compact(
 def unpack_compact(record: Mapping[str, Any], ranks: RankTable | None) -> Logits:
     """Return the distributions of a compact record; exact entries in order of rank. ValueError: no rank table given."""
     if ranks is None:
-        raise ValueError("a compact record has ranks in place of ids: give the dataset's RankTable")
-    counts = to_array(record["exact_counts"], np.int64)
-    num_drawn = to_array(record["sampled_counts"], np.int64)
-    logits = LOGPROBS.take(_join(record, "exact_values", 2), mode="clip")  # clip: unchecked, 2.5 times as fast
+        raise ValueError(
+            "a compact record has ranks in place of ids: give the dataset's RankTable, from builders.stored_logits"
+        )
+    counts, num_drawn = (join_counts(record, f"{name}_counts") for name in ("exact", "sampled"))
+    num_exact, total_drawn = int(counts.sum()), int(num_drawn.sum())
+    logits = LOGPROBS.take(
+        join_planes(record, "exact_values", 2, num_exact), mode="clip"
+    )  # clip: unchecked, 2.5 times as fast
     mass = group_reduce(np.add, np.exp(logits), counts)
-    rest = (to_array(record["rest"], np.float64) / REST_STEPS) ** 2
-    scale = np.log(np.divide(1 - rest, mass, out=np.ones_like(rest), where=mass > 0))
-    code = _join(record, "logsumexp", 3).astype(np.int32)
+    steps = to_array(record["rest"], np.float64, len(counts))
+    is_scaled = (mass > 0) & ((steps < SCALED) | (record.get("sample_weight") is None))
+    scale = np.log(np.divide(1 - (steps / REST_STEPS) ** 2, mass, out=np.ones_like(steps), where=is_scaled))
+    code = join_planes(record, "logsumexp", 3, len(counts)).astype(np.int32)
     logsumexp = ((code ^ 1 << 23) - (1 << 23)) / LOGSUMEXP_STEPS
     logits += np.repeat((logsumexp + scale).astype(np.float32), counts)
     is_drawn = np.arange(num_drawn.max(initial=0)) < num_drawn[:, None]
     sampled_ids = np.zeros(is_drawn.shape, np.int32)
     sampled_ids[is_drawn] = ranks.ids.take(
-        _undo_gaps(_join(record, "sampled_ranks", ranks.num_bytes), num_drawn), mode="clip"
+        _undo_gaps(join_planes(record, "sampled_ranks", ranks.num_bytes, total_drawn), num_drawn), mode="clip"
     )
     weight = record.get("sample_weight")
     return Logits(
-        ranks.ids.take(_undo_gaps(_join(record, "exact_ranks", ranks.num_bytes), counts), mode="clip"),
+        ranks.ids.take(
+            _undo_gaps(join_planes(record, "exact_ranks", ranks.num_bytes, num_exact), counts), mode="clip"
+        ),
         counts,
         logits,
         logsumexp,
@@ -225,20 +191,39 @@ def _encode_rest(rest: Array, exact_counts: Array) -> Array:
     return np.minimum(code, np.where(exact_counts > 0, REST_STEPS - 1, REST_STEPS)).astype(np.uint8)
 
 
-def _bytes(counts: Array, name: str) -> bytes:
-    if counts.max(initial=0) > 255:
-        raise ValueError(f"token {counts.argmax()} has {counts.max()} {name}; a compact record holds at most 255")
-    return counts.astype(np.uint8).tobytes()
+def _counts(name: str, counts: Array, *, wide: bool) -> dict[str, bytes]:
+    limit = (1 << 16 if wide else 1 << 8) - 1
+    if counts.max(initial=0) > limit:
+        raise ValueError(
+            f"{name} of token {counts.argmax()} is {counts.max()}; a compact record holds at most {limit}"
+        )
+    high = {f"{name}_1": (counts >> 8).astype(np.uint8).tobytes()} if wide else {}
+    return {name: (counts & 255).astype(np.uint8).tobytes(), **high}
+
+
+def join_counts(record: Mapping[str, Any], name: str) -> Array:
+    """Counts of a record's tokens, int64 [T], of one byte each or two."""
+    num_tokens = int(to_array(record["num_tokens"], np.int64))
+    counts = to_array(record[name], np.int64, num_tokens)
+    return counts + (to_array(record[f"{name}_1"], np.int64, num_tokens) << 8) if f"{name}_1" in record else counts
+
+
+def compact_bytes(num_entries: float, num_samples: float, num_tokens: float) -> float:
+    """Bytes of a compact record in a Parquet chunk, without input_ids and positions.
+
+    Measured with SmolLM2 on 12,733 tokens of real chats: 91.8 for 48 entries, 21.6 for 15 samples, 3.3 for the rest.
+    """
+    return 1.9 * num_entries + 1.45 * num_samples + 4 * num_tokens
 
 
 def _planes(name: str, values: Array, num_bytes: int) -> dict[str, bytes]:
     return {f"{name}_{i}": (values >> 8 * i & 255).astype(np.uint8).tobytes() for i in range(num_bytes)}
 
 
-def _join(record: Mapping[str, Any], name: str, num_bytes: int) -> Array:
-    """Undo `_planes`: uint16, or uint32 for three bytes."""
+def join_planes(record: Mapping[str, Any], name: str, num_bytes: int, length: int) -> Array:
+    """Numbers of which each byte has a column, [length]: uint16, or uint32 for three bytes."""
     dtype = np.uint16 if num_bytes == 2 else np.uint32
-    out = to_array(record[f"{name}_{num_bytes - 1}"], dtype)
+    out = to_array(record[f"{name}_{num_bytes - 1}"], dtype, length)
     for i in reversed(range(num_bytes - 1)):
-        out = out << dtype(8) | to_array(record[f"{name}_{i}"], np.uint8)
+        out = out << dtype(8) | to_array(record[f"{name}_{i}"], np.uint8, length)
     return out

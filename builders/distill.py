@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from builders.compact import RankTable
 from builders.logits_schema import LogitsFormat
 from builders.packing import Array, Logits, unpack
+from builders.rank_table import RankTable
 
 if TYPE_CHECKING:
     from torch import Tensor

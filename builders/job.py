@@ -135,6 +135,8 @@ class Job(LogitsOptions):
             raise ConfigError("--storage-dtype float16 holds no value over 65,504: normalise, or store float32")
         if self.fields and self.text_template is not None:
             raise ConfigError("--fields and --text-template exclude each other: a field is a text of its own")
+        if self.build == "logits":
+            self.check_logits()
         try:
             self.view  # noqa: B018  # its own checks
         except ValueError as error:

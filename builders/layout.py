@@ -62,6 +62,11 @@ class Layout:
         return f"{self.meta}/previous.json"
 
     @property
+    def ranks(self) -> str:
+        """The rank table of compact teacher logits: one for all generations, so that records can be compared."""
+        return f"{self.meta}/ranks.bin"
+
+    @property
     def split_folder(self) -> str:
         """Name of the folder of the split, in `data` and in `skipped`."""
         return f"{self.split}{self._suffix}"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from builders.options import option
+from builders.options import ConfigError, option
+
+ENCODINGS = ("default", "compact")
+SELECTIONS = ("top-p", "global")
+LEAST_THRESHOLD = 1 / 1024
+MAX_TEMPERATURES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +22,24 @@ class LogitsOptions:
     num_sampled: int = option(
         16, "ids drawn from the rest, so that expectations stay unbiased", group="Logits", minimum=0
     )
+    select: str = option(
+        "top-p",
+        "which ids are kept for certain: the nucleus of each token, or all over one threshold (compact alone)",
+        group="Logits",
+        choices=SELECTIONS,
+    )
+    global_threshold: float = option(
+        1 / 256, "of --select global: likelier ids are exact, a drawn one weighs so much", group="Logits", minimum=0
+    )
+    temperatures: tuple[float, ...] = option(
+        (1.0,), "temperatures that the drawn ids serve, as in 1,2 [1]", group="Logits"
+    )
+    encoding: str = option(
+        "default",
+        "how a record is written: compact takes 0.4 of the bytes, for temperature 1 alone",
+        group="Logits",
+        choices=ENCODINGS,
+    )
     chat_template: str | None = option(
         None,
         "file of the chat template, or the name of one that the tokenizer has [the tokenizer's own]",
@@ -26,3 +50,43 @@ class LogitsOptions:
     )
     end_of_turn: bool = option(True, "capture the token that ends a turn, too", group="Logits")
     tools_column: str = option("tools", "column that holds the tools of a chat, where there is one", group="Logits")
+
+    def check_logits(self) -> None:
+        """Check what options of a logits build say together.
+
+        Raises:
+            ConfigError: with the flag, the value and what would be right.
+        """
+        if not LEAST_THRESHOLD <= self.global_threshold <= 1:
+            raise ConfigError(f"--global-threshold is {self.global_threshold:g}: it must be 1/1024 to 1")
+        check_encoding(self.encoding, self.select, self.temperatures)
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether records need a rank table."""
+        return self.encoding == "compact"
+
+
+def check_encoding(encoding: str, select: str, temperatures: Sequence[float]) -> None:
+    """Refuse a selection, or temperatures, that the encoding cannot hold.
+
+    Raises:
+        ConfigError: with the flag, the value and what would be right.
+    """
+    given = ",".join(f"{t:g}" for t in temperatures)
+    rising = all(0 < t < u for t, u in zip(temperatures, [*temperatures[1:], float("inf")], strict=True))
+    if not rising or 1 not in temperatures or len(temperatures) > MAX_TEMPERATURES:
+        raise ConfigError(
+            f"--temperatures is {given!r}: give 1 to {MAX_TEMPERATURES} rising numbers, 1 among them, as in 1,2"
+        )
+    if any(float(f"{t:g}") != t for t in temperatures):  # a column is named after it
+        raise ConfigError(f"--temperatures is {given!r} and more digits: a temperature has at most six")
+    if encoding == "compact" and len(temperatures) > 1:
+        raise ConfigError(
+            f"--temperatures {given}: --encoding compact keeps no logits of samples, so it serves temperature 1 alone; "
+            "take --encoding default"
+        )
+    if encoding == "default" and select == "global":
+        raise ConfigError(
+            "--select global has as many samples as each token needs, and only --encoding compact holds that: give it too"
+        )

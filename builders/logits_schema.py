@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from builders.compact import RankTable
-from builders.packing import TEMPERATURE_COLUMN
+from builders.logits_options import check_encoding
+from builders.packing import TAIL_COLUMN, TEMPERATURE_COLUMN
+from builders.rank_table import RankTable, rank_bytes
 from builders.schema import Column
 
 METADATA_KEY = b"stillroom_logits"
@@ -58,25 +59,18 @@ class LogitsFormat:
     num_sampled: int
     top_p: float = 0.98
     top_p_max_elements: int = 100
-    select: Literal["nucleus", "global"] = "nucleus"
+    select: Literal["top-p", "global"] = "top-p"
     threshold: float | None = None  # of `global`: ids with p above it are exact, others weigh it
     temperatures: tuple[float, ...] = (1.0,)
     ranks_sha256: str = ""  # of the compact encoding's rank table
 
     def __post_init__(self) -> None:
-        if self.encoding == "compact" and self.temperatures != (1.0,):
-            raise ValueError(
-                "--encoding compact keeps no logits of samples, so it serves temperature 1 alone: take default"
-            )
-        if self.encoding == "compact" and not self.ranks_sha256:
-            raise ValueError("--encoding compact needs a rank table")
-        if self.encoding == "default" and self.select == "global":
-            raise ValueError(
-                "--select global has as many samples as each token needs; only --encoding compact holds that"
-            )
+        check_encoding(self.encoding, self.select, self.temperatures)
 
     def to_metadata(self) -> dict[bytes, bytes]:
-        """For the metadata of an Arrow schema or a Parquet file."""
+        """For the metadata of an Arrow schema or a Parquet file. ValueError: compact records, and no rank table named."""
+        if self.encoding == "compact" and not self.ranks_sha256:
+            raise ValueError("--encoding compact needs a rank table")
         return {METADATA_KEY: json.dumps(asdict(self), sort_keys=True).encode()}
 
     @staticmethod
@@ -105,11 +99,16 @@ def logits_columns(form: LogitsFormat) -> list[Column]:
         ListColumn("input_ids", "int32", "Tokens of the conversation as the teacher read it."),
         ListColumn("positions", "int32", "Which of `input_ids` the T distributions predict."),
     ]
-    others = [t for t in form.temperatures if t != 1]
-    columns += [
-        ListColumn(f"{TEMPERATURE_COLUMN}{t:g}", "float64", f"logsumexp(logits / {t:g}), one per token.")
-        for t in others
-    ]
+    if len(form.temperatures) > 1:
+        columns += [
+            ListColumn(f"{TEMPERATURE_COLUMN}{t:g}", "float64", f"logsumexp(logits / {t:g}), one per token.")
+            for t in form.temperatures
+            if t != 1
+        ]
+        columns += [
+            ListColumn(f"{TAIL_COLUMN}{t:g}", "float32", f"Mass outside the nucleus at temperature {t:g}, per token.")
+            for t in form.temperatures
+        ]
     return columns
 
 
@@ -137,17 +136,20 @@ def _default_columns(form: LogitsFormat) -> list[Column]:
 
 
 def _compact_columns(form: LogitsFormat) -> list[Column]:
-    planes = range(2 if form.vocab_size <= 1 << 16 else 3)
+    planes = range(rank_bytes(form.vocab_size))
 
     def split(name: str, about: str, numbers: range) -> list[Column]:
         return [BytesColumn(f"{name}_{i}", "binary", f"{about}; byte {i} of each, lowest first.") for i in numbers]
 
-    columns: list[Column] = [
-        BytesColumn("exact_counts", "binary", "Entries with a probability of their own, per token.")
-    ]
+    def counts(name: str, about: str) -> list[Column]:
+        low: list[Column] = [BytesColumn(name, "binary", f"{about}, per token.")]
+        high = BytesColumn(f"{name}_1", "binary", "256 more for each.")
+        return [*low, high] if form.select == "global" else low
+
+    columns = counts("exact_counts", "Entries with a probability of their own")
     columns += split("exact_ranks", "Their ids as ranks in the dataset's table, as differences", planes)
     columns += split("exact_values", "Their probabilities in steps of sqrt(p)", range(2))
-    columns += [BytesColumn("sampled_counts", "binary", "Ids drawn from the others, per token; they weigh alike.")]
+    columns += counts("sampled_counts", "Ids drawn from the others, which weigh alike")
     columns += split("sampled_ranks", "These ids, as exact_ranks", planes)
     columns += [BytesColumn("rest", "binary", "Mass outside the exact entries, (b / 255)^2, one byte per token.")]
     columns += split("logsumexp", "64 logsumexp, rounded", range(3))

@@ -42,6 +42,12 @@ def value_type(cls: type, name: str) -> tuple[type, bool]:
     return get_origin(hint) or hint, False
 
 
+def element_type(cls: type, name: str) -> type:
+    """Return the type of the elements of a field that is a tuple: `tuple[float, ...]` gives float."""
+    kind: type = get_args(get_type_hints(cls)[name])[0]
+    return kind
+
+
 def check_fields(instance: Any) -> None:
     """Check every field of a frozen dataclass against its own definition.
 
@@ -56,7 +62,15 @@ def check_fields(instance: Any) -> None:
         flag = f"--{spec.name.replace('_', '-')}"
         if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
             raise ConfigError(f"{flag} is {value!r}: expected {kind.__name__}, got {type(value).__name__}")
+        if isinstance(value, tuple):
+            _check_elements(flag, value, element_type(type(instance), spec.name))
         _check_range(flag, value, spec)
+
+
+def _check_elements(flag: str, values: tuple[Any, ...], kind: type) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ConfigError(f"{flag} has {value!r}: expected {kind.__name__}, got {type(value).__name__}")
 
 
 def _check_range(flag: str, value: Any, spec: Field[Any]) -> None:
@@ -73,7 +87,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
     for name, value in mapping.items():
         kind, _ = value_type(cls, name)
         if kind is tuple and isinstance(value, list):
-            value = tuple(value)
+            is_float = element_type(cls, name) is float
+            value = tuple(float(v) if is_float and type(v) is int else v for v in value)
         elif kind is float and type(value) is int:
             value = float(value)
         coerced[name] = value

@@ -1,6 +1,6 @@
 """Teacher logits in few bytes: what one conversation's distributions look like in a record, and how to get them back.
 
-numpy alone; this one file reads the default encoding, beside `compact.py` it reads both.
+numpy alone; this one file reads the default encoding, beside `compact.py` and `rank_table.py` both.
 
 A record holds T tokens. Each entry of a token belongs to the distribution that predicts it. Two lists of entries: the
 *nucleus* (the smallest set of ids with mass >= top_p, at least 1, at most 255), token after token, `top_counts` for each;
@@ -20,7 +20,8 @@ Default encoding, in this order:
 Samples of a token stand in order of id and are distinct. A tail of fewer than N ids with mass is given whole; what is left
 of the N slots is *padding*: it repeats the slot before it, or, where the tail is empty, the token's first nucleus id. Padding
 weighs nothing. Where the record serves other temperatures than 1 (`logsumexp_t2` for T = 2), samples come from a mixture,
-with replacement: there a repeat counts, and only the first nucleus id is padding.
+with replacement: there a repeat counts, and only the first nucleus id is padding. `tail_mass_t1`, `tail_mass_t2` then hold the
+mass outside the nucleus at each temperature, which the stored logits would give to 1e-5 only, however small it is.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 STEPS = 65_535
 TEMPERATURE_COLUMN = "logsumexp_t"
+TAIL_COLUMN = "tail_mass_t"
 COLUMNS = (
     *("num_tokens", "top_indices_low", "top_indices_high", "top_logits_quantized", "top_counts", "top_min", "top_max"),
     *("sampled_indices_low", "sampled_indices_high", "sampled_logits_quantized", "sampled_min", "sampled_max"),
@@ -55,6 +57,7 @@ class Logits:
     sampled_counts: Array  # int64 [T]: slots from here on are padding
     sampled_logits: Array | None = None  # float32 [T, N]; a compact record keeps none
     logsumexp_at: Mapping[float, Array] = field(default_factory=dict)  # T != 1 -> float64 [T], logsumexp(logits / T)
+    tail_mass_at: Mapping[float, Array] = field(default_factory=dict)  # T -> float32 [T], where there are several
     sample_weight: float | None = None  # of every sample, where one threshold holds for the whole dataset
     input_ids: Array | None = None  # int32, the whole conversation
     positions: Array | None = None  # int32 [T]
@@ -76,6 +79,8 @@ class Logits:
 
     def rest(self, temperature: float = 1.0) -> Array:
         """Return the mass r outside the exact entries, float64 [T], at least 0 (rounding can make it -1e-5)."""
+        if temperature in self.tail_mass_at:
+            return self.tail_mass_at[temperature].astype(np.float64)
         p = self.probabilities if temperature == 1 else np.exp(self.logprobs(temperature))
         return np.clip(1 - group_reduce(np.add, p.astype(np.float64), self.counts), 0, None)
 
@@ -114,6 +119,7 @@ def pack(
     input_ids: Array | None = None,
     positions: Array | None = None,
     logsumexp_at: Mapping[float, Array] | None = None,
+    tail_mass_at: Mapping[float, Array] | None = None,
 ) -> dict[str, Any]:
     """Pack T tokens into the columns of a record, in their order: numpy arrays and bytes.
 
@@ -132,11 +138,17 @@ def pack(
     if input_ids is not None and positions is not None:
         record |= {"input_ids": np.asarray(input_ids, np.int32), "positions": np.asarray(positions, np.int32)}
     record = {name: record[name] for name in COLUMNS if name in record}
-    for temperature, values in (logsumexp_at or {}).items():
-        name = f"{TEMPERATURE_COLUMN}{temperature:g}"
+    more = {f"{TEMPERATURE_COLUMN}{t:g}": np.asarray(v, np.float64) for t, v in (logsumexp_at or {}).items()}
+    more |= {f"{TAIL_COLUMN}{t:g}": np.asarray(v, np.float32) for t, v in (tail_mass_at or {}).items()}
+    for name, values in more.items():
         check_finite(values, name, np.arange(len(counts)))
-        record[name] = np.asarray(values, dtype=np.float64)
-    return record
+    return record | more
+
+
+def _by_temperature(record: Mapping[str, Any], prefix: str, dtype: Any) -> dict[float, Array]:
+    return {
+        float(name.removeprefix(prefix)): to_array(record[name], dtype) for name in record if name.startswith(prefix)
+    }
 
 
 def _pack_entries(name: str, ids: Array, logits: Array, counts: Array) -> dict[str, Any]:
@@ -156,16 +168,11 @@ def unpack(record: Mapping[str, Any], ranks: Any = None) -> Logits:
 
         return unpack_compact(record, ranks)
     counts = to_array(record["top_counts"], np.int64)
-    ids = join_ids(to_array(record["top_indices_low"], np.uint16), to_array(record["top_indices_high"], np.uint8))
+    ids = _ids(record, "top")
     logits = _dequantize(record, "top", counts)
     shape = (len(counts), -1 if len(counts) else 0)
-    low = to_array(record["sampled_indices_low"], np.uint16)
-    sampled_ids = join_ids(low, to_array(record["sampled_indices_high"], np.uint8)).reshape(shape)
-    logsumexp_at = {
-        float(name.removeprefix(TEMPERATURE_COLUMN)): to_array(record[name], np.float64)
-        for name in record
-        if name.startswith(TEMPERATURE_COLUMN)
-    }
+    sampled_ids = _ids(record, "sampled").reshape(shape)
+    logsumexp_at = _by_temperature(record, TEMPERATURE_COLUMN, np.float64)
     return Logits(
         ids,
         counts,
@@ -175,6 +182,7 @@ def unpack(record: Mapping[str, Any], ranks: Any = None) -> Logits:
         count_samples(sampled_ids, ids, counts, repeats_count=bool(logsumexp_at)),
         _dequantize(record, "sampled", np.full(*sampled_ids.shape)).reshape(shape),
         logsumexp_at,
+        _by_temperature(record, TAIL_COLUMN, np.float32),
         input_ids=to_array(record["input_ids"], np.int32) if "input_ids" in record else None,
         positions=to_array(record["positions"], np.int32) if "positions" in record else None,
     )
@@ -191,6 +199,11 @@ def split_ids(ids: Array) -> tuple[Array, bytes]:
     high[: len(ids)] = ids >> 16
     four = high.reshape(-1, 4)
     return ids.astype(np.uint16), (four[:, 0] | four[:, 1] << 2 | four[:, 2] << 4 | four[:, 3] << 6).tobytes()
+
+
+def _ids(record: Mapping[str, Any], name: str) -> Array:
+    low = to_array(record[f"{name}_indices_low"], np.uint16)
+    return join_ids(low, to_array(record[f"{name}_indices_high"], np.uint8, -(-len(low) // 4)))
 
 
 def join_ids(low: Array, high: Array) -> Array:
@@ -239,12 +252,16 @@ def count_samples(sampled_ids: Array, ids: Array, counts: Array, *, repeats_coun
     return some * (1 + (sampled_ids[:, 1:] != sampled_ids[:, :-1]).sum(axis=1))
 
 
-def to_array(value: Any, dtype: Any) -> Array:
-    """Return what a record holds in a column (numpy, list, bytes, or a pyarrow scalar) as an array."""
+def to_array(value: Any, dtype: Any, length: int = 0) -> Array:
+    """Return what a record holds in a column (numpy, list, bytes, or a pyarrow scalar) as an array.
+
+    Bytes are filled up with zeros to `length`: `datasets` in the format "numpy" takes those at their end away.
+    """
     if hasattr(value, "as_buffer"):  # pyarrow's binary
         value = value.as_buffer()
     elif type(value).__name__ == "ListScalar":
         value = value.values.to_numpy()
     if isinstance(value, bytes | memoryview) or type(value).__name__ == "Buffer":
-        return np.frombuffer(value, np.uint8).astype(dtype, copy=False)
+        found = np.frombuffer(value, np.uint8).astype(dtype, copy=False)
+        return found if len(found) >= length else np.pad(found, (0, length - len(found)))
     return np.asarray(value).astype(dtype, copy=False)

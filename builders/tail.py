@@ -57,18 +57,20 @@ def mixture_weights(logits: Logits, temperature: float) -> Array:
 
     Samples are N draws with replacement (or systematic, which has the same expectation) from m = mean over the served T of
     p_T / r_T, the tail's distribution at T. An id is expected N m times, so p_T / (N m) each is unbiased at every T, and at
-    most (number of temperatures) / N of r_T: no weight explodes, as they do when draws for T = 1 are used at T = 2.
+    most (number of temperatures) / N of r_T: no weight explodes, as they do when draws for T = 1 are used at T = 2. Where r_T
+    is 0, T has no part in m.
     """
     if logits.sampled_logits is None:
         raise ValueError("a record for several temperatures keeps the logits of its samples, and this one has none")
-    density = np.zeros(logits.sampled_logits.shape)
+    density: Array = np.zeros(logits.sampled_logits.shape)
     wanted = density
-    served = sorted({1.0, *logits.logsumexp_at})
-    for t in served:
+    parts: Array = np.zeros((len(density), 1))
+    for t in sorted({1.0, *logits.logsumexp_at}):
         p = np.exp(logits.sampled_logits / t - logits.logsumexp_for(t)[:, None])
         rest = logits.rest(t)[:, None]
-        density = density + np.divide(p, rest * len(served), out=np.zeros_like(p), where=rest > 0)
+        density = density + np.divide(p, rest, out=np.zeros_like(p), where=rest > 0)
+        parts = parts + (rest > 0)
         wanted = p if t == temperature else wanted
-    draws = np.maximum(logits.sampled_counts, 1)[:, None] * density
+    draws = np.maximum(logits.sampled_counts, 1)[:, None] * density / np.maximum(parts, 1)
     held = logits.is_sample & (draws > 0)
     return np.divide(wanted, draws, out=np.zeros_like(wanted), where=held).astype(np.float32)

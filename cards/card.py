@@ -66,6 +66,8 @@ class Card:
             percent=100 * len(self.receipts) // max(1, self.num_units),
             is_complete=is_complete,
             options=self.options,
+            temperatures=", ".join(f"{t:g}" for t in self.job.temperatures),
+            ranks=Layout.of(self.job).ranks,
         )
         old_data, old_body = split_front_matter(existing)
         body = replace_generated(old_body, BLANK_LINES.sub("\n\n", card.text.strip()))

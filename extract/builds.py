@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from builders.columns import logits_format, record_columns
+from builders.compact import compact_bytes
 from builders.distill import vocabulary_hash
 from builders.job import Job
 from builders.logits_schema import LogitsFormat
+from builders.options import ConfigError
 from builders.packing import record_bytes
+from builders.rank_table import RankTable
 from builders.row import Row
 from builders.schema import Column
 from builders.source import Source
@@ -76,10 +79,13 @@ class EmbeddingsBuild:
 
 
 class LogitsBuild:
-    """Conversations, and the teacher's distribution of every token that the assistant generated."""
+    """Conversations, and the teacher's distribution of every token that the assistant generated.
 
-    def __init__(self, job: Job, source: Source, tokenizer: Any) -> None:
-        self.job, self.source, self.tokenizer = job, source, tokenizer
+    Compact records need the dataset's rank table; a pilot, which writes none, does not.
+    """
+
+    def __init__(self, job: Job, source: Source, tokenizer: Any, ranks: RankTable | None = None) -> None:
+        self.job, self.source, self.tokenizer, self.ranks = job, source, tokenizer, ranks
         names = (job.messages_column, job.tools_column, job.id_column, job.source_column)
         self.needed_columns: Sequence[str] = [name for name in names if name in source.columns]
         self.encoder = open_encoder(job, tokenizer)
@@ -87,7 +93,7 @@ class LogitsBuild:
 
     def work(self, unit: Unit) -> LogitsWork:
         """See Build."""
-        return LogitsWork(unit, self.job, form=self.form)
+        return LogitsWork(unit, self.job, form=self.form, ranks=self.ranks)
 
     def samples(self, rows: Iterable[Row], work: Work) -> Iterator[Sample]:
         """See Build."""
@@ -95,24 +101,36 @@ class LogitsBuild:
         return chats(rows, self.encoder, work)
 
     def columns(self, engine: Engine) -> list[Column]:
-        """See Build."""
-        vocabulary = vocabulary_hash(self.tokenizer)
-        self.form = logits_format(self.job, engine.dimension, vocabulary)
-        return record_columns(self.job, self.source.columns, engine.dimension, vocabulary)
+        """See Build. ConfigError: the model has other ids than the rank table."""
+        sha256 = ""
+        if self.ranks is not None:
+            sha256 = self.ranks.sha256
+            if len(self.ranks.ids) != engine.dimension:
+                raise ConfigError(
+                    f"--model {self.job.model}: its logits have {engine.dimension:,} ids, and the rank table has "
+                    f"{len(self.ranks.ids):,}: take --encoding default"
+                )
+        self.form = logits_format(self.job, engine.dimension, vocabulary_hash(self.tokenizer), sha256)
+        return record_columns(self.job, self.source.columns, engine.dimension)
 
     def row_bytes(self, work: Work, engine: Engine) -> float:
         """See Build."""
         counts = work.counts()
-        size = record_bytes(counts["entries"], counts["captured"], self.job.num_sampled) + 4 * counts["tokens"]
+        if self.job.is_compact:
+            size = compact_bytes(counts["entries"], counts["drawn"], counts["captured"]) + 2 * counts["tokens"]
+        else:
+            size = record_bytes(counts["entries"], counts["captured"], self.job.num_sampled) + 4 * counts["tokens"]
         return ROW_BYTES + size / max(1, counts["records"])
 
 
-def open_build(job: Job, source: Source, files: ModelFiles, old: OldRecords | None = None) -> Build:
+def open_build(
+    job: Job, source: Source, files: ModelFiles, old: OldRecords | None = None, ranks: RankTable | None = None
+) -> Build:
     """Return the job's build, with the model's tokenizer.
 
     Raises:
         ConfigError: the model has no tokenizer, or its chat template gives no certain mask.
     """
     if job.build == "logits":
-        return LogitsBuild(job, source, load_tokenizer(job, files))
+        return LogitsBuild(job, source, load_tokenizer(job, files), ranks)
     return EmbeddingsBuild(job, source, load_text_tokenizer(job, files), old)

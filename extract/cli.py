@@ -15,7 +15,8 @@ import click
 
 from builders.job import Job
 from builders.job_files import job_from_dict, preset_names, read_preset, read_toml
-from builders.options import ConfigError, from_mapping, option_fields, value_type
+from builders.options import ConfigError, element_type, from_mapping, option_fields, value_type
+from extract.listed import Listed
 from extract.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,16 +50,6 @@ class RunCommand(click.Command):
             raise OneLineError(" ".join(error.format_message().split())) from None
 
 
-class Words(click.ParamType):
-    """`think,response` as a tuple of words."""
-
-    name = "words"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Split at commas."""
-        return value if isinstance(value, tuple) else tuple(filter(None, (word.strip() for word in value.split(","))))
-
-
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add one option for each field of Job and Settings, grouped as they are."""
     for cls in (Settings, Job):
@@ -80,10 +71,10 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
         negative = "--public" if name == "private" else f"--no-{flag[2:]}"
         help_text += f" [{flag if spec.default else negative}]"
         return click.option(f"{flag}/{negative}", name, default=None, help=help_text)
-    if spec.default not in (None, ()):
+    if spec.default is not None and kind is not tuple:
         help_text += f" [{spec.default}]"
     choices = spec.metadata["choices"]
-    param_type = click.Choice(choices) if choices else Words() if kind is tuple else kind
+    param_type = click.Choice(choices) if choices else Listed(element_type(cls, name)) if kind is tuple else kind
     return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text)
 
 
@@ -200,7 +191,7 @@ def _verify(
     if found and repair:
         if not as_json:
             click.echo(str(report))
-        if mend(proof):
+        if mend(proof, settings):
             from extract.run import run
 
             run(proof.job, settings)

@@ -12,8 +12,10 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from builders.compact import pack_compact
 from builders.logits_schema import LogitsFormat
 from builders.packing import pack
+from builders.rank_table import RankTable
 from builders.row import Row, RowError
 from builders.schema import Column
 from extract.sample import Sample
@@ -29,6 +31,7 @@ class LogitsWork(Work):
     """N rows, one sample each; results of a batch are one TokenLogits for each sample."""
 
     form: LogitsFormat | None = None  # of the records; only a pilot has none
+    ranks: RankTable | None = None  # of compact records
     chats: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # position: ids and positions, int32
     found: dict[int, TokenLogits] = field(default_factory=dict)  # position: distributions
 
@@ -64,12 +67,13 @@ class LogitsWork(Work):
             ]
 
     def counts(self) -> dict[str, int]:
-        """See Work; and the tokens that were captured, and the ids that were kept for certain."""
+        """See Work; and the tokens that were captured, the ids that were kept for certain, and those drawn."""
         found = [self.found[position] for position in self.rows]
         return super().counts() | {
             "dimension": 0 if self.form is None else self.form.vocab_size,
             "captured": sum(len(one.counts) for one in found),
             "entries": sum(len(one.nucleus_ids) for one in found),
+            "drawn": sum(int(one.sampled_counts.sum()) for one in found),
             **{f"unread_{name}": number for name, number in self.unread.items()},
         }
 
@@ -87,14 +91,23 @@ class LogitsWork(Work):
     def _pack(self, position: int) -> dict[str, object]:
         assert self.form is not None
         one, (input_ids, targets) = self.found[position], self.chats[position]
+        block = (one.nucleus_ids, one.nucleus_logits, one.counts, one.logsumexp, one.sampled_ids, one.sampled_logits)
+        if self.form.encoding == "compact":
+            assert self.ranks is not None
+            return pack_compact(
+                *block,
+                ranks=self.ranks,
+                sampled_counts=None if self.form.threshold is None else one.sampled_counts,
+                sample_weight=self.form.threshold,
+                input_ids=input_ids,
+                positions=targets,
+            )
+        temperatures = self.form.temperatures if len(self.form.temperatures) > 1 else ()
         return pack(
-            one.nucleus_ids,
-            one.nucleus_logits,
-            one.counts,
-            one.logsumexp,
-            one.sampled_ids,
-            one.sampled_logits,
+            *block,
             vocab_size=self.form.vocab_size,
             input_ids=input_ids,
             positions=targets,
+            logsumexp_at=dict(zip([t for t in temperatures if t != 1], one.logsumexp_at.T, strict=True)),
+            tail_mass_at=dict(zip(temperatures, one.tail_mass_at.T, strict=True)),
         )

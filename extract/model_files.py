@@ -38,6 +38,7 @@ class ModelFiles:
     max_length: int
     pooling: str  # what the files say; else the last token of a language model, the mean of an encoder
     prompt: str
+    vocab_size: int = 0  # ids in a distribution of a language model; 0 where the files do not say
 
     @property
     def location(self) -> tuple[str, str | None]:
@@ -143,6 +144,7 @@ def _facts(job: Job, folder: Path, revision: str, repo_id: str | None) -> ModelF
         max_length=transformer.get("max_seq_length") or min(known, default=512),
         pooling=_pooling(folder, job) or ("last" if is_language_model else "mean"),
         prompt=prompts.get("prompts", {}).get(prompts.get("default_prompt_name") or "", ""),
+        vocab_size=int(config.get("vocab_size") or 0),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ from builders.job import Job
 from builders.job_files import stored_job
 from builders.layout import FORMAT, Layout
 from builders.options import ConfigError
+from builders.rank_table import RankTable
 from builders.selection import select
 from builders.source import Source, open_source
 from builders.units import Units
@@ -23,6 +25,7 @@ from extract.lock import CacheLock
 from extract.model_files import ModelFiles, read_model_files
 from extract.partial import Partial
 from extract.plan import plan_units
+from extract.ranks import rank_table
 from extract.settings import Settings
 from extract.settle import choose_chunk_rows, settle
 from extract.stop import Stop
@@ -51,6 +54,7 @@ class Session:
     engine: Engine | None  # where a pilot has loaded it
     previous: Job | None = None  # what readers have while this job updates it
     old: OldRecords | None = None  # its records, where there is something left to do
+    ranks: RankTable | None = None  # of compact teacher logits
 
 
 def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session:
@@ -72,8 +76,9 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
             rows = choose_chunk_rows(job, source_, select(job, source_), build, engine)
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)
+        table = base64.b64encode(rank_table(repo, job, source_, files_, stop)).decode()
         previous = read_previous(repo, job)
-        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name}
+        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name, "ranks": table}
 
     shared = world.share("job", settled)
     job, previous = stored_job(shared["job"]), stored_job(shared["previous"]) if shared["previous"] else None
@@ -98,7 +103,9 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     old = None
     if previous is not None and todo and job.build == "embeddings":  # a logits update computes all rows
         old = open_old(repo or reader(job, shared["output"]), previous, cache, world, stop)
-    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old)
+    table = base64.b64decode(shared["ranks"])
+    ranks = RankTable.from_bytes(table) if table else None
+    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old, ranks)
 
 
 def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, ModelFiles]:
@@ -156,7 +163,7 @@ def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
     message = f"Begin {job.build} of {job.source}"
     if settings.restart and repo.read(layout.job) is not None:
         folders = [f"{folder}/" for folder in (layout.data, layout.skipped)]
-        deletes = [*folders, *layout.generations(repo.list_files()), layout.previous, layout.job]
+        deletes = [*folders, *layout.generations(repo.list_files()), layout.previous, layout.ranks, layout.job]
         # on its own and first: the new job must never stand beside chunks of the old one
         commit_files(repo, {}, deletes, f"Delete what {layout.job} began", stop.check_late)
     elif stored is not None:

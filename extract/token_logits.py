@@ -34,6 +34,10 @@ class TokenLogits:
     logsumexp: np.ndarray  # float64 [T]
     sampled_ids: (
         np.ndarray
-    )  # int32 [T, N], distinct and rising; with a global threshold N is what the longest row needs
+    )  # int32 [T, N], rising; with a global threshold N is what the token with most of them needs
     sampled_logits: np.ndarray  # float32 [T, N]
     sampled_counts: np.ndarray  # uint16 [T]; from there on padding: the id before it, or the first of the nucleus
+    logsumexp_at: (
+        np.ndarray
+    )  # float64 [T, temperatures but 1], logsumexp(logits / temperature); [T, 0] where all is for 1
+    tail_mass_at: np.ndarray  # float32 [T, temperatures], mass outside the nucleus at each; [T, 0] where all is for 1

@@ -7,7 +7,8 @@
     is_complete                         the output has its last card and ledger, and no unit is missing
     missing     [{unit, start, stop}]   units of a growing output that are not there yet: `--resume` computes them
     problems    [{path, what, unit, repair}]   what is wrong; `repair` is what `--repair` does about it: compute (the unit
-                                        again), delete (the file; unit is null) or receipt (write it from the files)
+                                        again), delete (the file; unit is null), receipt (write it from the files) or
+                                        table (make the rank table again; units that were packed with another, too)
     repaired    the problems that `--repair` found before it mended them; empty without it
 """
 
@@ -31,6 +32,7 @@ from builders.source import open_source
 from builders.units import Units
 from builders.wrong_logits import wrong_logits
 from extract.prepare import read_job, read_previous
+from extract.ranks import table_again, wrong_table
 from extract.settings import Settings
 from hub.commit import commit_files
 from hub.ledger import Ledger
@@ -136,7 +138,7 @@ def verify(output: str, config_name: str, split: str | None, settings: Settings,
     units = plan(job, layout, selection)
     verifier = hold(repo, job, layout, deep=deep)
     missing = [Missing(unit.number, unit.start, unit.stop) for unit in verifier.absent(units)]
-    problems = list(verifier.problems(units))
+    problems = [*wrong_table(repo, job, verifier.metadata(units)), *verifier.problems(units)]
     is_complete = verifier.is_finished and not missing
     report = Report(repo.name, revision, len(units), selection.num_rows, deep, is_complete, missing, problems)
     return Proof(replace(job, output=output), layout, units, verifier, report)
@@ -163,7 +165,7 @@ def hold(repo: Repo, job: Job, layout: Layout, *, deep: bool) -> Verifier:
 def wrong_records(job: Job) -> Callable[[pa.RecordBatch], Iterator[str]]:
     """Return what says what is wrong with records of the job."""
     if job.build == "logits":
-        return partial(wrong_logits, top_p=job.top_p, max_elements=job.top_p_max_elements)
+        return partial(wrong_logits, job=job)
     return partial(wrong_vectors, is_normalized=job.normalize)
 
 
@@ -183,23 +185,34 @@ def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:
     ]
 
 
-def mend(proof: Proof) -> bool:
+def mend(proof: Proof, settings: Settings) -> bool:
     """Make a damaged output an honest one in one commit, and tell whether a resumed run makes it complete.
 
     Files of damaged units and files in excess go, and so do the receipts of damaged units; receipts that are lost or wrong
-    are written from the files. A complete output that lost units has its receipts in parts again, as a growing one.
+    are written from the files. A complete output that lost units has its receipts in parts again, as a growing one. A rank
+    table that cannot be made again takes all units with it.
 
     Raises:
         CommitError: the output refuses.
+        ConfigError: the rank table is to be made, and the model has changed.
     """
     verifier, problems = proof.verifier, proof.report.problems
     damaged = {problem.unit for problem in problems if problem.repair == "compute"}
     unproved = {problem.unit for problem in problems if problem.repair == "receipt"} - damaged
-    paths = {path for number in damaged if number is not None for path in proof.units[number].paths}
+    paths = set[str]()
+    files: dict[str, bytes] = {}
+    if any(problem.repair == "table" for problem in problems):
+        table = table_again(proof.job, verifier.metadata(proof.units), settings)
+        if table is not None:
+            files[proof.layout.ranks] = table
+        else:
+            damaged, unproved = {unit.number for unit in proof.units if verifier.files.keys() & unit.paths}, set()
+            paths.add(proof.layout.ranks)
+    paths |= {path for number in damaged if number is not None for path in proof.units[number].paths}
     paths |= {problem.path for problem in problems if problem.repair == "delete"}
-    files: Mapping[str, bytes] = {}
     if damaged or unproved:
-        files, old = _new_receipts(proof, damaged, unproved)
+        receipts, old = _new_receipts(proof, damaged, unproved)
+        files |= receipts
         paths |= old - files.keys()
     repo = open_existing(verifier.repo.name)  # not the pinned one: a commit tried again looks at what is there
     commit_files(repo, files, sorted(paths & verifier.files.keys()), "Remove what is damaged", lambda: None)

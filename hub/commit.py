@@ -202,7 +202,8 @@ def commit_change(
             there = repo.list_files() if change.deletes else {}
             wanted = [path for path in change.deletes if any(f == path or f.startswith(path) for f in there)]
             parent = change.parent if num_stale < STALE_HEADS else None
-            repo.commit(change.files, wanted, message, parent=parent, writer=writer)
+            if change.files or wanted:
+                repo.commit(change.files, wanted, message, parent=parent, writer=writer)
             return
         except Exception as error:
             if isinstance(error, CommitError):
@@ -215,3 +216,18 @@ def commit_change(
             while time.monotonic() < end:
                 check()
                 time.sleep(POLL_SECONDS)
+
+
+def create_file(repo: Repo, path: str, content: bytes, message: str, check: Callable[[], None]) -> bytes:
+    """Write a small file unless the output has it, and return the one that it has: of several writers, the first one's.
+
+    Raises:
+        CommitError: the output refuses for good.
+    """
+
+    def make(parent: str | None) -> Change:
+        repo.create(path, content, message, parent)
+        return Change()
+
+    commit_change(repo, make, message, check)
+    return repo.read(path) or content

@@ -93,6 +93,11 @@ class HubRepo(HubReader):
             raise
         self._forget(files)
 
+    def create(self, path: str, content: bytes, message: str, parent: str | None) -> None:
+        """See Repo."""
+        if self.read(path, parent) is None:
+            self.commit({path: content}, [], message, parent=parent)
+
     def _operation(self, path: str, content: Entry | bytes) -> CommitOperationAdd:
         if isinstance(content, bytes):
             return CommitOperationAdd(path, content)

@@ -76,6 +76,9 @@ class Repo(Protocol):
         `writer` goes into the history, for other writers to see.
         """
 
+    def create(self, path: str, content: bytes, message: str, parent: str | None) -> None:
+        """Write a small file where there is none at `parent`, and leave one that is there. `parent` is as in `commit`."""
+
     def missing(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return those that the output does not hold with that size and content."""
 

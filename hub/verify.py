@@ -43,12 +43,12 @@ class PlannedUnit:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, and what mends it: to compute `unit` again, to delete the file, or to write its receipt anew."""
+    """Something wrong, and what mends it: compute `unit` again, delete the file, write its receipt or the table anew."""
 
     path: str
     what: str
     unit: int | None
-    repair: Literal["compute", "delete", "receipt"]
+    repair: Literal["compute", "delete", "receipt", "table"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ class Verifier:
         """Return the receipts that are of a unit of the plan, by its start."""
         pairs = ((unit, self.receipts[unit.start]) for unit in units if unit.start in self.receipts)
         return {u.start: r for u, r in pairs if u.stop == r.stop and {e.path for e in r.files} <= set(u.paths)}
+
+    def metadata(self, units: Sequence[PlannedUnit]) -> Mapping[bytes, bytes]:
+        """Return what most chunks say of their records, in the metadata of their schema; {} where there is no chunk."""
+        schema = self._schema([(unit, unit.data) for unit in units], self.fitting_receipts(units))
+        return (schema.metadata if schema is not None else None) or {}
 
     def receipt_of(self, unit: PlannedUnit) -> Receipt:
         """Write the receipt of a unit from its files.
@@ -180,6 +185,8 @@ class Verifier:
             yield f"has {opened.file.metadata.num_rows} rows where its metadata says {number}"
         if schema is not None and opened.schema != schema:
             yield "has other columns than the other chunks"
+        elif schema is not None and not opened.schema.equals(schema, check_metadata=True):
+            yield "its metadata tells of other records than that of the other chunks"
 
     def _differs(self, path: str, receipt: Receipt) -> str | None:
         """What of a file the file list has otherwise than its receipt."""

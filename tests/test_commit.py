@@ -8,7 +8,7 @@ import pytest
 from hub import commit as committing
 from hub import committer, faults, patience
 from hub.budget import CommitBudget
-from hub.commit import Uploader, commit_change, commit_files
+from hub.commit import Uploader, commit_change, commit_files, create_file
 from hub.committer import Committer
 from hub.folder import FolderRepo
 from hub.outbox import LocalOutbox
@@ -337,3 +337,27 @@ def wait_until(condition, seconds: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("where", ["hub", "folder"])
+def test_of_two_that_create_a_file_at_once_the_first_ones_stays(where, hub, repo, tmp_path):  # noqa: F811
+    """Both get the content that is there, whoever was first."""
+    hub.commit_seconds = 0.2
+    repos = [repo, HubRepo(REPO)] if where == "hub" else [FolderRepo(tmp_path / "out"), FolderRepo(tmp_path / "out")]
+    contents, got = [b"one" * 99, b"two" * 99], {}
+    together = threading.Barrier(2)
+
+    def create(number: int) -> None:
+        together.wait()
+        got[number] = create_file(repos[number], "_stillroom/x.bin", contents[number], "Add x", lambda: None)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert got[0] == got[1] == repos[0].read("_stillroom/x.bin") and got[0] in contents
+    if where == "hub":
+        assert len([c for c in hub.commits(REPO) if "_stillroom/x.bin" in c.paths]) == 1
+    again = create_file(repos[0], "_stillroom/x.bin", b"three", "Add x", lambda: None)
+    assert again == got[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.compact import RankTable, pack_compact
+from builders.compact import pack_compact
 from builders.logits_schema import LogitsFormat, logits_columns
 from builders.packing import pack, unpack
+from builders.rank_table import RankTable
 from builders.schema import arrow_schema
 from tests.test_packing import VOCAB, block_of, empty_block
 
@@ -129,6 +131,8 @@ def test_a_rank_table_is_stored_as_bytes_and_known_by_its_hash():
         RankTable.from_bytes(bytes([1, 0, 1, 0]))
     form = LogitsFormat("compact", 4, "t", 16, ranks_sha256=ranks.sha256)
     form.check_ranks(ranks)
+    with pytest.raises(ValueError, match="needs a rank table"):
+        replace(form, ranks_sha256="").to_metadata()
     with pytest.raises(ValueError, match="one of 300 ids"):
         form.check_ranks(some_ranks())
     with pytest.raises(ValueError, match="RankTable"):
@@ -170,6 +174,7 @@ def test_the_schema_of_the_default_is_that_of_the_design():
         "top_indices_low": "uint16", "top_logits_quantized": "uint16", "top_counts": "uint8", "top_min": "float",
         "top_max": "float", "sampled_indices_low": "uint16", "sampled_logits_quantized": "uint16", "sampled_min": "float",
         "sampled_max": "float", "logsumexp": "double", "input_ids": "int32", "positions": "int32", "logsumexp_t2": "double",
+        "tail_mass_t1": "float", "tail_mass_t2": "float",
     }  # fmt: skip
     assert {str(schema.field(name).type) for name in ("top_indices_high", "sampled_indices_high")} == {"binary"}
 
@@ -178,8 +183,8 @@ def test_the_schema_of_the_default_is_that_of_the_design():
     ("change", "message"),
     [
         ({"temperatures": (1.0, 2.0)}, "temperature 1 alone"),
-        ({"ranks_sha256": ""}, "needs a rank table"),
         ({"encoding": "default", "select": "global"}, "only --encoding compact"),
+        ({"encoding": "default", "temperatures": (2.0,)}, "1 among them"),
     ],
 )
 def test_a_format_that_cannot_be_is_refused(change, message):

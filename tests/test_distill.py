@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from builders.compact import RankTable, pack_compact
+from builders.compact import pack_compact
 from builders.distill import (
     Collate,
     check_vocabulary,
@@ -19,6 +19,7 @@ from builders.distill import (
 )
 from builders.logits_schema import LogitsFormat
 from builders.packing import pack
+from builders.rank_table import RankTable
 from tests.draws import select_block
 
 VOCAB = 90

@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "cards": {"builders", "cards", "hub"},
     "extract": {"builders", "extract"},
     "extract/prepare.py": {"builders", "extract", "hub"},
+    "extract/ranks.py": {"builders", "extract", "hub"},
     "extract/plan.py": {"builders", "extract", "hub"},
     "extract/verify.py": {"builders", "extract", "hub"},
     "extract/run.py": {"builders", "extract", "hub", "cards"},

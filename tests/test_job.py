@@ -76,6 +76,16 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
         ({"fields": ("think", "think")}, "each name makes one vector"),
         ({"fields": ("think",), "system": True}, "fields are texts of their own"),
         ({"empty_text": "  "}, "empty_text is '  '"),
+        ({"build": "logits", "encoding": "compact", "temperatures": (1.0, 2.0)}, "it serves temperature 1 alone"),
+        ({"build": "logits", "select": "global"}, "only --encoding compact holds that"),
+        (
+            {"build": "logits", "temperatures": (2.0,)},
+            "--temperatures is '2': give 1 to 8 rising numbers, 1 among them",
+        ),
+        ({"build": "logits", "temperatures": (1.0, float("nan"))}, "--temperatures is '1,nan'"),
+        ({"build": "logits", "temperatures": (1.0, 4 / 3)}, "at most six"),
+        ({"build": "logits", "global_threshold": 2.0}, "--global-threshold is 2: it must be 1/1024 to 1"),
+        ({"temperatures": ("1",)}, "--temperatures has '1': expected float, got str"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(options, message):
@@ -111,6 +121,7 @@ def other_value(name, spec, value):
     if isinstance(value, int | float):
         return value + 1
     free = {"limit": 5, "sample_per_source": 5, "dimensions": 5, "fields": ("think",), "text_template": "{text}"}
+    free["temperatures"] = (1.0, 2.0)
     return free.get(name, "other")
 
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.block import MAX_VOCAB
+from builders.compact import pack_compact
 from builders.packing import COLUMNS, Logits, pack, record_bytes, unpack
+from builders.rank_table import RankTable
 from tests.draws import Block, select_block
 
 VOCAB = 300
@@ -192,3 +194,19 @@ def test_a_temperature_that_the_record_cannot_serve_is_refused():
     with pytest.raises(ValueError, match="temperature 2: this record serves 1 alone"):
         decoded.weights(2.0)
     assert not math.isnan(float(decoded.weights()[0].sum()))
+
+
+@pytest.mark.parametrize("encoding", ["default", "compact"])
+def test_zeros_at_the_end_of_bytes_may_be_gone(encoding):
+    """`datasets` gives bytes as numpy strings in its format "numpy", and those have no zeros at their end."""
+    block, vocab_size = block_of(5, 70_000), 70_000
+    ranks = RankTable.of_ids(vocab_size)
+    record = (
+        pack(**vars(block), vocab_size=vocab_size)
+        if encoding == "default"
+        else pack_compact(**vars(block), ranks=ranks)
+    )
+    short = {name: value.rstrip(b"\0") if isinstance(value, bytes) else value for name, value in record.items()}
+    assert any(len(short[name]) < len(value) for name, value in record.items() if isinstance(value, bytes))
+    for one, other in zip(unpack(record, ranks).weights(), unpack(short, ranks).weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from builders.compact import RankTable, pack_compact
+from builders.compact import pack_compact
 from builders.packing import pack, unpack
+from builders.rank_table import RankTable
 from tests.smollm2 import SAMPLE, smollm2_folder, teacher_rows
 
 VOCAB = 49_152

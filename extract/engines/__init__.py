@@ -38,7 +38,11 @@ def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
     if job.engine == "fake":
         from extract.engines.fake import FakeEngine, FakeTeacher
 
-        return FakeEngine(job.dimensions or files.hidden_size) if job.build == "embeddings" else FakeTeacher(job)
+        return (
+            FakeEngine(job.dimensions or files.hidden_size)
+            if job.build == "embeddings"
+            else FakeTeacher(job, files.vocab_size)
+        )
     if job.build == "logits":
         from extract.engines.teacher import TeacherEngine
 

@@ -138,7 +138,7 @@ class CaptureEngine:
 
 def _ragged(part: Sequence[np.ndarray], rule: Rule) -> TokenLogits:
     """Drop what fills the columns up to their width."""
-    nucleus_ids, nucleus_logits, counts, logsumexp, sampled_ids, sampled_logits, sampled_counts = part
+    nucleus_ids, nucleus_logits, counts, logsumexp, sampled_ids, sampled_logits, sampled_counts, *at = part
     kept = np.arange(nucleus_ids.shape[1]) < counts[:, None]
     width = rule.slots if rule.select == "top-p" else int(sampled_counts.max(initial=0))
     return TokenLogits(
@@ -149,6 +149,7 @@ def _ragged(part: Sequence[np.ndarray], rule: Rule) -> TokenLogits:
         sampled_ids[:, :width].copy(),
         sampled_logits[:, :width].copy(),
         sampled_counts.astype(np.uint16),
+        *(column.copy() for column in at),
     )
 
 

@@ -56,10 +56,13 @@ class FakeEngine(Fake):
 
 
 class FakeTeacher(Fake):
-    """Distributions over 1,000 ids that depend on seed, row and token alone."""
+    """Distributions that depend on seed, row and token alone: up to 50 ids of falling probability, and a hundredth beyond.
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(1000)
+    `dimension`, the number of ids, is that of the model's files.
+    """
+
+    def __init__(self, job: Job, vocab_size: int) -> None:
+        super().__init__(vocab_size or 1000)
         self.job = job
 
     def run(
@@ -71,18 +74,39 @@ class FakeTeacher(Fake):
             yield batch, [self._teach(sample) for sample in batch.samples], batch.num_tokens
 
     def _teach(self, sample: Sample) -> TokenLogits:
-        tokens, drawn = len(sample.targets), self.job.num_sampled
-        draw = np.random.default_rng([self.job.seed, sample.index])
-        counts = draw.integers(1, min(self.job.top_p_max_elements, 50), tokens, endpoint=True).astype(np.uint8)
-        ids = np.concatenate([np.empty(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)])
-        others = np.tile(np.arange(500, 1000, dtype=np.int32), (tokens, 1))
-        sampled = np.sort(draw.permuted(others, axis=1)[:, :drawn], axis=1)
+        job, tokens = self.job, len(sample.targets)
+        draw = np.random.default_rng([job.seed, sample.index])
+        sizes = draw.integers(1, min(job.top_p_max_elements, 50), tokens, endpoint=True)
+        listed = -np.arange(50.0) + np.where(np.arange(50) < sizes[:, None], 0, -np.inf)  # logits [tokens, 50]
+        logsumexp = _logsumexp(listed) - np.log(0.99)
+        p = np.exp(listed - logsumexp[:, None])
+        is_kept = p > 0
+        drawn = np.full(tokens, job.num_sampled)
+        if job.select == "global":
+            is_kept = p >= job.global_threshold
+            drawn = np.ceil((1 - (p * is_kept).sum(1)) / job.global_threshold - draw.random(tokens)).astype(int)
+        width = int(drawn.max(initial=0))
+        others = np.tile(np.arange(self.dimension // 2, self.dimension, dtype=np.int32), (tokens, 1))
+        sampled = draw.permuted(others, axis=1)[:, :width]
+        sampled = np.where(np.arange(width) < drawn[:, None], sampled, self.dimension)
+        sampled.sort(axis=1)
+        last = np.take_along_axis(sampled, np.maximum(drawn - 1, 0)[:, None], 1) if width else sampled
+        sampled = np.where(sampled < self.dimension, sampled, np.where(drawn[:, None] > 0, last, 0))
+        several = job.temperatures if len(job.temperatures) > 1 else ()
+        at = [_logsumexp(listed / t) - np.log(0.99) for t in several if t != 1]
+        ids = np.tile(np.arange(50, dtype=np.int32), (tokens, 1))[is_kept]
         return TokenLogits(
             ids,
             -ids.astype(np.float32),
-            counts,
-            np.array([np.log(np.exp(-np.arange(count)).sum() / 0.99) for count in counts]),
-            sampled,
-            np.full((tokens, drawn), -9, np.float32),
-            np.full(tokens, drawn, np.uint16),
+            is_kept.sum(1).astype(np.uint16),
+            logsumexp,
+            sampled.astype(np.int32),
+            np.full(sampled.shape, -9, np.float32),
+            drawn.astype(np.uint16),
+            np.array(at).reshape(len(at), tokens).T,
+            np.full((tokens, len(several)), 0.01, np.float32),
         )
+
+
+def _logsumexp(logits: np.ndarray) -> np.ndarray:
+    return np.log(np.exp(logits).sum(1))

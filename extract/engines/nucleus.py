@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from builders.options import ConfigError
 from extract.engines.draws import BLOCK, certain_of_tail, systematic
+from extract.engines.mixture import draw_mixture
 
 CPU_PASS_BYTES = 2**24  # logits of one pass: 64 tokens at 49,152 ids; with 16 tokens it takes a quarter more time
 DEVICE_PASS_BYTES = 2**27
@@ -33,6 +34,7 @@ class Rule:
     top-p: the smallest set with a mass of top_p, at most max_elements; num_sampled ids of the rest.
     global: every id with p >= tau, and the likeliest; of the others, systematic draws with probability p / tau, so each weighs
     tau. About half the entries for the same variance of a mean over tokens.
+    temperatures: with others than 1, the ids of the rest come from a mixture that serves all (extract/engines/mixture.py).
 
     Raises:
         ConfigError: a value is out of range.
@@ -43,6 +45,7 @@ class Rule:
     num_sampled: int = 16
     select: str = "top-p"
     tau: float = 1 / 256
+    temperatures: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
@@ -55,6 +58,13 @@ class Rule:
             raise ConfigError(f"--select is {self.select}: it must be top-p or global")
         if not 1 / 1024 <= self.tau <= 1:
             raise ConfigError(f"the global threshold is {self.tau}: it must be 1/1024 to 1")
+        if self.is_mixture and self.select == "global":
+            raise ConfigError("--select global draws for temperature 1 alone")
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether the draws serve other temperatures than 1."""
+        return self.temperatures != (1.0,)
 
     @property
     def max_kept(self) -> int:
@@ -74,9 +84,11 @@ class Chosen(NamedTuple):
     nucleus_logits: Tensor  # float32 [T, max_kept]
     counts: Tensor  # int16 [T]
     logsumexp: Tensor  # float64 [T]
-    sampled_ids: Tensor  # int32 [T, slots], distinct and rising; where the tail has fewer ids with mass, padding
+    sampled_ids: Tensor  # int32 [T, slots], rising, distinct but in a mixture; where the tail has too few, padding
     sampled_logits: Tensor  # float32 [T, slots]
     sampled_counts: Tensor  # int16 [T]; from there on padding: the id before it, or the first of the nucleus
+    logsumexp_at: Tensor  # float64 [T, temperatures but 1], of logits / temperature; no columns where all is for T = 1
+    tail_mass_at: Tensor  # float32 [T, temperatures], mass outside the nucleus; no columns where all is for T = 1
 
 
 class Selector:
@@ -127,22 +139,41 @@ class Selector:
         listed_RK = _above_least((logits_RK.double() - logits_RK[:, :1]).exp())
         total = listed_RK.sum(1, keepdim=True) + sums_RB.sum(1, keepdim=True)
         sums_RB, listed_RK, scale = sums_RB / total, listed_RK / total, scale / total
-        counts, certain, drawn, step = self._count(listed_RK, sums_RB.sum(1, keepdim=True), u_R)
-        is_left = torch.arange(self.num_listed, device=u_R.device) >= (counts + certain)[:, None]
-        left_RK = torch.where(is_left, listed_RK, 0)  # goes back among the others
-        p_RP.scatter_(1, ids_RK, (left_RK / scale).float())
-        sums_RB.scatter_add_(1, ids_RK // BLOCK, left_RK)
-        slots = torch.arange(rule.slots, device=u_R.device)
-        draws = systematic(p_RP, sums_RB, (slots - certain[:, None] + u_R[:, None]).clamp(min=0) * step[:, None])
-        listed = ids_RK.gather(1, (counts[:, None] + slots).clamp(max=self.num_listed - 1))
-        sampled = torch.where(slots < certain[:, None], listed, draws)
-        sampled = _pad(sampled, certain + drawn, ids_RK[:, :1])
-        kept_ids, kept_logits = (t[:, : rule.max_kept] for t in (ids_RK, logits_RK))
+        counts, *_ = count = self._count(listed_RK, sums_RB.sum(1, keepdim=True), u_R)
         logsumexp = logits_RK[:, 0].double() + total[:, 0].log()
+        if rule.is_mixture:
+            sampled, *at = draw_mixture(x_RP, ids_RK, counts, u_R, rule.temperatures, rule.num_sampled)
+            held = torch.where((at[1] > 0).any(1), rule.num_sampled, 0)
+        else:
+            sampled, held = self._draw(p_RP, sums_RB, ids_RK, listed_RK, scale, count, u_R)
+            at = [logsumexp.new_empty(rows, 0), logits_RK.new_empty(rows, 0)]
+        sampled = _pad(sampled, held, ids_RK[:, :1])
+        kept_ids, kept_logits = (t[:, : rule.max_kept] for t in (ids_RK, logits_RK))
         return Chosen(
             kept_ids.int(), kept_logits, counts.short(), logsumexp,
-            sampled.int(), x_RP.gather(1, sampled), (certain + drawn).short(),
+            sampled.int(), x_RP.gather(1, sampled), held.short(), *at,
         )  # fmt: skip
+
+    def _draw(
+        self,
+        p_RP: Tensor,
+        sums_RB: Tensor,
+        ids_RK: Tensor,
+        listed_RK: Tensor,
+        scale_R1: Tensor,
+        count: tuple[Tensor, Tensor, Tensor, Tensor],
+        u_R: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return ids of the tail [R, S], the certain ones first, and how many of them hold; p_RP times scale is p."""
+        counts, certain, drawn, step = count
+        is_left = torch.arange(self.num_listed, device=u_R.device) >= (counts + certain)[:, None]
+        left_RK = torch.where(is_left, listed_RK, 0)  # goes back among the others
+        p_RP.scatter_(1, ids_RK, (left_RK / scale_R1).float())
+        sums_RB.scatter_add_(1, ids_RK // BLOCK, left_RK)
+        slots = torch.arange(self.rule.slots, device=u_R.device)
+        draws = systematic(p_RP, sums_RB, (slots - certain[:, None] + u_R[:, None]).clamp(min=0) * step[:, None])
+        listed = ids_RK.gather(1, (counts[:, None] + slots).clamp(max=self.num_listed - 1))
+        return torch.where(slots < certain[:, None], listed, draws), certain + drawn
 
     def _count(self, listed_RK: Tensor, unlisted_R1: Tensor, u_R: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return [R] each: ids kept, ids of the tail stored for certain, ids of the tail drawn, mass from draw to draw."""

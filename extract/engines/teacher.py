@@ -23,7 +23,9 @@ class TeacherEngine:
         self.model = CausalModel(
             files.location, job.dtype, device, max_length=job.max_length or 0, trust_remote_code=job.trust_remote_code
         )
-        rule = Rule(job.top_p, job.top_p_max_elements, job.num_sampled)
+        rule = Rule(
+            job.top_p, job.top_p_max_elements, job.num_sampled, job.select, job.global_threshold, job.temperatures
+        )
         self.capture = CaptureEngine(self.model, rule, job.seed)
         self.dimension = self.model.vocab_size
         self.max_batch_tokens = self.capture.max_batch_tokens
