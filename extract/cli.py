@@ -69,7 +69,8 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
     help_text = spec.metadata["help"]
     if kind is bool:
         negative = "--public" if name == "private" else f"--no-{flag[2:]}"
-        help_text += f" [{flag if spec.default else negative}]"
+        if spec.default is not None:
+            help_text += f" [{flag if spec.default else negative}]"
         return click.option(f"{flag}/{negative}", name, default=None, help=help_text)
     if spec.default is not None and kind is not tuple:
         help_text += f" [{spec.default}]"

@@ -31,8 +31,7 @@ UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
 def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
     _check_columns(job, source)
-    if job.engine == "transformers" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
-        raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {files.hidden_size}")
+    _check_vectors(job, files)
     limit = files.max_length
     if job.max_length is not None and job.max_length > limit:
         raise ConfigError(f"--max-length {job.max_length}: the model takes at most {limit} tokens")
@@ -42,11 +41,35 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> J
         model_revision=files.revision,
         max_length=job.max_length or limit,
         pooling=job.pooling or files.pooling,
-        instruction=files.prompt if job.instruction is None else job.instruction,
+        normalize=files.modules.is_normalized if job.normalize is None else job.normalize,
+        dimensions=job.dimensions or files.truncate_dim,
+        modules=files.modules.words if job.build == "embeddings" else (),
+        instruction=files.prompt_named(job.prompt_name) if job.instruction is None else job.instruction,
+        prompt_name=None,
         dtype=job.dtype or _dtype(job, device),
         chat_template=_chat_template(job),
         template_date=job.template_date or (date.today().isoformat() if job.build == "logits" else None),
     )
+
+
+def _check_vectors(job: Job, files: ModelFiles) -> None:
+    """What is asked of the vectors is something that the model's modules can give."""
+    modules = files.modules
+    if job.build != "embeddings" or job.engine == "fake":
+        return
+    if job.pooling == "logits-mean":
+        if modules.is_static or any(step.kind == "Dense" for step in modules.steps):
+            raise ConfigError("--pooling logits-mean: the model has modules of its own behind a pooling")
+        return
+    if modules.is_static and (job.pooling or "mean", job.layer) != ("mean", -1):
+        raise ConfigError(
+            f"--pooling {job.pooling} of --layer {job.layer}: a StaticEmbedding has the mean of one layer"
+        )
+    if modules.words and job.engine == "vllm":
+        raise ConfigError(f"--engine vllm does not run what {job.model} has: {', '.join(modules.words)}")
+    size = files.size(job.pooling)
+    if (job.dimensions or 0) > size:
+        raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {size}")
 
 
 def _check_columns(job: Job, source: Source) -> None:

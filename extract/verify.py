@@ -166,7 +166,7 @@ def wrong_records(job: Job) -> Callable[[pa.RecordBatch], Iterator[str]]:
     """Return what says what is wrong with records of the job."""
     if job.build == "logits":
         return partial(wrong_logits, job=job)
-    return partial(wrong_vectors, is_normalized=job.normalize)
+    return partial(wrong_vectors, is_normalized=bool(job.normalize))
 
 
 def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:

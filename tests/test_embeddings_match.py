@@ -1,5 +1,7 @@
 """Our vectors are those of sentence-transformers: python -m pytest tests/test_embeddings_match.py."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -32,7 +34,7 @@ def test_vectors_are_those_of_sentence_transformers(minilm, rows):
 
     job = Job(model=str(minilm), dtype="float32", keep_text=True, max_length=MAX_LENGTH)
     files = read_model_files(job)
-    job = Job(**{**job.to_dict(), "fields": (), "pooling": files.pooling})
+    job = replace(job, pooling=files.pooling)
     engine, work = load_engine(job, files, "cpu"), VectorWork(Unit(0, 0, NUM_ROWS), job)
     budget = TokenBudget(engine.max_batch_tokens)
     ready = batches(samples(texts(rows, job.view, work), load_text_tokenizer(job, files), work), budget, work)

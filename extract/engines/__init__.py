@@ -47,6 +47,10 @@ def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
         from extract.engines.teacher import TeacherEngine
 
         return TeacherEngine(job, files, device or default_device())
+    if files.modules.is_static:
+        from extract.engines.static import StaticEngine
+
+        return StaticEngine(job, files, device or default_device())
     from extract.engines.transformers import TransformersEngine
 
     return TransformersEngine(job, files, device or default_device())
