@@ -21,6 +21,7 @@ from builders.text import DEFAULT_TEMPLATE, TextView
 EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"), ("instruction", "prompt_name"))
 PINNED = {"revision": "source", "model_revision": "model"}  # a revision says something of one name only
 NAME = re.compile(r"\w[\w.-]*")  # of a folder of the output and in the card: no slash, no glob
+STORAGE_DTYPES = ("float32", "float16", "int8", "binary")
 BUILDS = ("embeddings", "logits")
 POOLINGS = ("mean", "last", "cls", "max", "mean-sqrt-len", "weighted-mean")  # logits-mean stands alone
 LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a hash of its content
@@ -117,7 +118,7 @@ class Job(LogitsOptions):
     )
     trust_remote_code: bool = option(False, "run Python code that comes with the model", group="Model")
     storage_dtype: str = option(
-        "float32", "dtype of the stored vectors", group="Output", choices=("float32", "float16")
+        "float32", "how vectors are stored; binary: one bit a value", group="Output", choices=STORAGE_DTYPES
     )
 
     chunk_rows: int | None = option(

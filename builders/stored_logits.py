@@ -42,17 +42,9 @@ def open_logits(name: str, *, config_name: str = "default", revision: str | None
         ValueError: no chunk there, no teacher logits, or no rank table that fits them.
         OSError: there is no such dataset, or no access, or no answer.
     """
-    layout, path = Layout(config_name), os.path.expanduser(name)
-    if os.path.isdir(path):
-        from fsspec.implementations.local import LocalFileSystem
-
-        files, root = LocalFileSystem(), path.rstrip("/")
-    else:
-        from huggingface_hub import HfFileSystem
-
-        files, root = HfFileSystem(), f"datasets/{name}" + (f"@{revision}" if revision else "")
-        files.invalidate_cache()  # it may have grown since this process looked
-    chunk = _first_chunk(files, f"{root}/{layout.data}")
+    layout = Layout(config_name)
+    files, root = open_files(name, revision)
+    chunk = first_chunk(files, f"{root}/{layout.data}")
     if chunk is None:
         raise ValueError(f"{name} has no chunk in {layout.data}/ yet")
     with files.open(chunk) as file:
@@ -69,7 +61,21 @@ def open_logits(name: str, *, config_name: str = "default", revision: str | None
     return StoredLogits(form, ranks)
 
 
-def _first_chunk(files: Any, folder: str) -> str | None:
+def open_files(name: str, revision: str | None) -> tuple[Any, str]:
+    """Return the file system that holds a dataset, a folder or one on the Hub, and its path there."""
+    path = os.path.expanduser(name)
+    if os.path.isdir(path):
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem(), path.rstrip("/")
+    from huggingface_hub import HfFileSystem
+
+    files = HfFileSystem()
+    files.invalidate_cache()  # it may have grown since this process looked
+    return files, f"datasets/{name}" + (f"@{revision}" if revision else "")
+
+
+def first_chunk(files: Any, folder: str) -> str | None:
     """The first Parquet file under a folder; only folders on the way to it are listed."""
     try:
         entries = sorted(files.ls(folder, detail=True), key=lambda entry: str(entry["name"]))
@@ -77,7 +83,7 @@ def _first_chunk(files: Any, folder: str) -> str | None:
         return None
     for entry in entries:
         is_folder = entry["type"] == "directory"
-        found = _first_chunk(files, entry["name"]) if is_folder else str(entry["name"])
+        found = first_chunk(files, entry["name"]) if is_folder else str(entry["name"])
         if found is not None and found.endswith(".parquet"):
             return found
     return None

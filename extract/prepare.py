@@ -9,15 +9,19 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from builders.job import Job
 from builders.job_files import stored_job
 from builders.layout import FORMAT, Layout
 from builders.options import ConfigError
+from builders.quantize import ranges_from_bytes
 from builders.rank_table import RankTable
 from builders.selection import select
 from builders.source import Source, open_source
 from builders.units import Units
-from extract.builds import open_build
+from extract.builds import Build, open_build
+from extract.calibrate import vector_ranges
 from extract.carry import OldRecords, carried_columns
 from extract.claim import Plan
 from extract.engines import Engine, load_engine
@@ -55,6 +59,7 @@ class Session:
     previous: Job | None = None  # what readers have while this job updates it
     old: OldRecords | None = None  # its records, where there is something left to do
     ranks: RankTable | None = None  # of compact teacher logits
+    ranges: np.ndarray | None = None  # of int8 vectors, float32 [2, D]
 
 
 def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session:
@@ -66,19 +71,25 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     repo = _open(asked) if world.is_main or world.is_leader else None
     source_, files_, engine = None, None, None
 
+    def opened(job: Job) -> tuple[Build, Engine]:
+        nonlocal engine
+        assert source_ is not None and files_ is not None
+        engine = engine or load_engine(job, files_, settings.device)
+        return open_build(job, source_, files_), engine
+
     def settled() -> dict[str, object]:
         nonlocal source_, files_, engine
         assert repo is not None
         job, source_, files_ = settle_in(repo, asked, settings)
         if job.chunk_rows is None:
-            build = open_build(job, source_, files_)
-            engine = load_engine(job, files_, settings.device)
-            rows = choose_chunk_rows(job, source_, select(job, source_), build, engine)
+            rows = choose_chunk_rows(job, source_, select(job, source_), *opened(job))
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)
-        table = base64.b64encode(rank_table(repo, job, source_, files_, stop)).decode()
+        ranks = rank_table(repo, job, source_, files_, stop)
+        ranges = vector_ranges(repo, job, source_, lambda: opened(job), stop)
+        tables = {"ranks": base64.b64encode(ranks).decode(), "ranges": base64.b64encode(ranges).decode()}
         previous = read_previous(repo, job)
-        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name, "ranks": table}
+        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name, **tables}
 
     shared = world.share("job", settled)
     job, previous = stored_job(shared["job"]), stored_job(shared["previous"]) if shared["previous"] else None
@@ -103,9 +114,10 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     old = None
     if previous is not None and todo and job.build == "embeddings":  # a logits update computes all rows
         old = open_old(repo or reader(job, shared["output"]), previous, cache, world, stop)
-    table = base64.b64decode(shared["ranks"])
-    ranks = RankTable.from_bytes(table) if table else None
-    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old, ranks)
+    tables = [base64.b64decode(shared[name]) for name in ("ranks", "ranges")]
+    ranks = RankTable.from_bytes(tables[0]) if tables[0] else None
+    ranges = ranges_from_bytes(tables[1]) if tables[1] else None
+    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old, ranks, ranges)
 
 
 def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, ModelFiles]:
@@ -163,7 +175,14 @@ def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
     message = f"Begin {job.build} of {job.source}"
     if settings.restart and repo.read(layout.job) is not None:
         folders = [f"{folder}/" for folder in (layout.data, layout.skipped)]
-        deletes = [*folders, *layout.generations(repo.list_files()), layout.previous, layout.ranks, layout.job]
+        deletes = [
+            *folders,
+            *layout.generations(repo.list_files()),
+            layout.previous,
+            layout.ranks,
+            layout.ranges,
+            layout.job,
+        ]
         # on its own and first: the new job must never stand beside chunks of the old one
         commit_files(repo, {}, deletes, f"Delete what {layout.job} began", stop.check_late)
     elif stored is not None:

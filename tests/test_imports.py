@@ -14,6 +14,8 @@ MAY_IMPORT = {
     "extract": {"builders", "extract"},
     "extract/prepare.py": {"builders", "extract", "hub"},
     "extract/ranks.py": {"builders", "extract", "hub"},
+    "extract/calibrate.py": {"builders", "extract", "hub"},
+    "extract/tables.py": {"builders", "extract", "hub"},
     "extract/plan.py": {"builders", "extract", "hub"},
     "extract/verify.py": {"builders", "extract", "hub"},
     "extract/run.py": {"builders", "extract", "hub", "cards"},
