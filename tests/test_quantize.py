@@ -182,7 +182,7 @@ def test_a_run_stores_what_the_library_would(whole, dtype):
     assert (vectors * floats).sum(1).min() > {"int8": 0.999, "binary": 0.7}[dtype]
     np.testing.assert_allclose(form.dequantize(dataset[7:8]["embedding"])[0], vectors[7])
     sizes = [sum(p.stat().st_size for p in (whole.root / d).glob("data/**/*.parquet")) for d in ("float32", dtype)]
-    assert sizes[1] < sizes[0] / 2.5
+    assert sizes[1] < sizes[0] / 2  # chunks of 130 rows, with 12 kB of metadata each
     assert verify(whole, whole.root / dtype)["problems"] == []
 
 
