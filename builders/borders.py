@@ -47,29 +47,48 @@ class Borders:
         found = self.match(known, piece, head)
         if found == head:
             return found
+        forms = list(self.prompts.after(self.messages[:i], self.tools))
         ends = [] if found is None else [found]
-        for asked, prompt in self.prompts.after(self.messages[:i], self.tools):
-            end = len(asked) - piece.start
-            is_prefix = self.text.startswith(asked) and 0 <= end <= head
-            # a template that asks with nothing may print its header always, so that the text up to here has it
-            has_header = prompt.strip() or self.text[piece.start : piece.start + end].strip()
-            if is_prefix and (has_header or self.is_bare(i, end)):
-                ends.append(end)
-            elif prompt.strip() and (matched := self.match([prompt], piece, head)) is not None:
-                ends.append(matched)
+        ends += [end for form in forms if (end := self.end_of(form, i, piece, head)) is not None]
         if ends:
             return max(ends)
         literal = self.text[piece.start : piece.start + head]
         if not literal.strip():
             return 0
-        return self.start_by_header(i, literal)
+        if (end := self.start_by_header(i, literal)) is not None:
+            return end
+        closed = {0, *(self.closed(form[0], piece, head) for form in forms)}
+        asking = {*known, *(prompt for _, _, prompt in forms)}
+        cut = [self.prompts.abridged_end(literal, at, prompt) for at in closed for prompt in asking]
+        if any(cut):
+            return max(filter(None, cut))
+        what = "not with a generation prompt" if known else "and there is no generation prompt"
+        raise TemplateError("no_prompt", f"message {i} begins with {literal[:40]!r}, {what}")
+
+    def end_of(self, form: tuple[str, str, str], i: int, piece: Span, head: int) -> int | None:
+        """Where one form of the conversation up to here, with its prompt, ends in the piece; None: not in its head."""
+        bare, asked, prompt = form
+        end = len(asked) - piece.start
+        # a template that asks with nothing may print its header always, so that the text up to here has it
+        has_header = prompt.strip() or self.text[piece.start : piece.start + end].strip()
+        if self.text.startswith(asked) and 0 <= end <= head and (has_header or self.is_bare(i, end)):
+            return end
+        if prompt.strip() and (matched := self.match([prompt], piece, head)) is not None:
+            return matched
+        end = self.closed(bare, piece, head)
+        return end if end and self.is_bare(i, end) else None  # the answer continues a turn
+
+    def closed(self, bare: str, piece: Span, head: int) -> int:
+        """Where the template ends to close what stands before, if it does so in this text as in that up to here."""
+        end = len(bare) - piece.start
+        return end if self.text.startswith(bare) and 0 < end <= head else 0
 
     def is_bare(self, i: int, end: int) -> bool:
         """Whether the template prints nothing more before a plain answer in this place, though it asks with nothing."""
         header = self.prompts.header(self.messages, i, self.tools)
         return header is not None and not header[end:].strip()
 
-    def start_by_header(self, i: int, literal: str) -> int:
+    def start_by_header(self, i: int, literal: str) -> int | None:
         """Offset at which the template's header ends, where no generation prompt stands in the text whole."""
         prompts = self.prompts
         known = prompts.after_user(self.tools)
@@ -85,8 +104,7 @@ class Borders:
         for prompt in known:
             if (end := blind_end(literal, prompt)) is not None:
                 return end
-        what = "not with a generation prompt" if known else "and there is no generation prompt"
-        raise TemplateError("no_prompt", f"message {i} begins with {literal[:40]!r}, {what}")
+        return None
 
     def match(self, prompts: Sequence[str], piece: Span, head: int) -> int | None:
         """Where the longest prompt ends that is found whole at the piece's literal head or before it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from builders.job import Job
+from builders.lengths_schema import lengths_columns
 from builders.logits_schema import LogitsFormat, logits_columns
 from builders.schema import Column, embeddings_columns
 
@@ -13,6 +14,8 @@ def record_columns(job: Job, source_columns: Sequence[str], dimension: int) -> l
     """Columns of the records: `dimension` is that of the vectors, or the number of ids that the model knows."""
     if job.build == "embeddings":
         return embeddings_columns(job, source_columns, dimension)
+    if job.build == "lengths":
+        return lengths_columns(job, source_columns)
     index, *columns = logits_columns(logits_format(job, dimension))
     carried = [
         (job.id_column, Column("id", "string", f"`{job.id_column}` of the source row.")),

@@ -1,12 +1,14 @@
 """Stored teacher logits in a training loop: records to batches of tensors, and losses against a student's logits.
 
+    stored = open_logits("user/x-logits")  # builders/stored_logits.py: what loading a dataset does not tell
     dataset = load_dataset("user/x-logits", split="train").with_format("numpy")
-    loader = DataLoader(dataset, batch_size=8, collate_fn=Collate(vocab_size=student.config.vocab_size, device="cuda"))
-    for batch in loader:
+    collate = Collate.of(stored.form, tokenizer, student.config.vocab_size, ranks=stored.ranks, device="cuda")
+    for batch in DataLoader(dataset, batch_size=8, collate_fn=collate):
         logits = student(batch.input_ids, attention_mask=batch.attention_mask).logits
         cross_entropy(predicting_rows(logits, batch), batch).backward()
 
-`cross_entropy` and `forward_kl` have the same gradient: they differ by the teacher's entropy.
+`cross_entropy` and `forward_kl` have the same gradient: they differ by the teacher's entropy. builders/trainer.py is this in a
+trainer of TRL.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +77,11 @@ class Targets:
     tokens: Tensor | None  # int64 [E], sparse alone: which of the N tokens an entry belongs to
     temperature: float
 
+    def without_padding(self) -> Targets:
+        """The N tokens of a dense batch end to end: `conversations` and `positions` [N], `ids` and the like [N, K]."""
+        names = ("conversations", "positions", "ids", "weights", "logprobs")
+        return replace(self, **{name: getattr(self, name)[self.mask] for name in names}, mask=self.mask[self.mask])
+
 
 @dataclass(frozen=True)
 class Collate:
@@ -90,6 +97,19 @@ class Collate:
     sparse: bool = False
     device: str = "cpu"
     pad_id: int = 0
+
+    @staticmethod
+    def of(
+        form: LogitsFormat, tokenizer: Any, vocab_size: int, *, ranks: RankTable | None = None, **options: Any
+    ) -> Collate:
+        """Make one for a student of `tokenizer` with `vocab_size` logits; `options` are the other fields.
+
+        ValueError: what `check_vocabulary` refuses, a temperature that the dataset does not serve, no or another rank table.
+        """
+        check_vocabulary(form, tokenizer, vocab_size)
+        form.check_ranks(ranks)
+        form.check_temperature(options.get("temperature", 1.0))
+        return Collate(vocab_size, ranks, **options)
 
     def __call__(self, rows: Sequence[Mapping[str, Any] | Logits]) -> Targets:
         """Collate one batch."""
@@ -114,7 +134,7 @@ class Collate:
         return {"input_ids": ids, "attention_mask": mask}
 
     def _dense(self, records: Sequence[Logits]) -> dict[str, Array | None]:
-        entries = [self._entries(r) for r in records]
+        found = [self._entries(r) for r in records]
         num_tokens = max(len(r.counts) for r in records)
         width = max(int((r.counts + r.sampled_counts).max(initial=0)) for r in records)
         shape = (len(records), num_tokens)
@@ -122,7 +142,7 @@ class Collate:
         ids: Array = np.zeros((*shape, width), np.int64)
         weights: Array = np.zeros(ids.shape, np.float32)
         logprobs: Array = np.zeros(ids.shape, np.float32)
-        for b, (r, (tokens, columns, *values)) in enumerate(zip(records, entries, strict=True)):
+        for b, (r, (tokens, columns, *values)) in enumerate(zip(records, found, strict=True)):
             positions[b, : len(r.counts)] = np.asarray(r.positions)
             for array, value in zip((ids, weights, logprobs), values, strict=True):
                 array[b, tokens, columns] = value
@@ -137,10 +157,10 @@ class Collate:
         }
 
     def _sparse(self, records: Sequence[Logits]) -> dict[str, Array | None]:
-        entries = [self._entries(r) for r in records]
+        found = [self._entries(r) for r in records]
         sizes = np.array([len(r.counts) for r in records])
         offsets = np.cumsum(sizes) - sizes
-        tokens, _, ids, weights, logprobs = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+        tokens, _, ids, weights, logprobs = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return {
             "conversations": np.repeat(np.arange(len(records)), sizes),
             "positions": np.concatenate([np.asarray(r.positions, np.int64) for r in records]),
@@ -148,25 +168,36 @@ class Collate:
             "ids": ids,
             "weights": weights,
             "logprobs": logprobs,
-            "tokens": tokens + np.repeat(offsets, [len(e[0]) for e in entries]),
+            "tokens": tokens + np.repeat(offsets, [len(one[0]) for one in found]),
         }
 
-    def _entries(self, r: Logits) -> tuple[Array, Array, Array, Array, Array]:
-        """Token, place in the token, id, weight and log probability of every entry and sample of a record."""
-        exact, sampled = r.weights(self.temperature)
-        rows, slots = np.nonzero(r.is_sample)
-        ids = np.concatenate([r.ids, r.sampled_ids[rows, slots]]).astype(np.int64)
+    def _entries(self, record: Logits) -> tuple[Array, ...]:
+        found = entries(record, self.temperature)
+        ids = found[2]
         if len(ids) and ids.max() >= self.vocab_size:
             raise ValueError(f"id {ids.max()} of the teacher is none of the student's {self.vocab_size:,}")
-        starts = np.cumsum(r.counts) - r.counts
-        places = np.concatenate([np.arange(len(r.ids)) - np.repeat(starts, r.counts), r.counts[rows] + slots])
-        tokens = np.concatenate([np.repeat(np.arange(len(r.counts)), r.counts), rows])
-        if r.sampled_logits is None:
-            tail: Array = np.full(len(rows), np.nan)
-        else:
-            tail = r.sampled_logits[rows, slots] / self.temperature - r.logsumexp_for(self.temperature)[rows]
-        logprobs = np.concatenate([r.logprobs(self.temperature), tail]).astype(np.float32)
-        return tokens, places, ids, np.concatenate([exact, sampled[rows, slots]]), logprobs
+        return found
+
+
+def entries(logits: Logits, temperature: float = 1.0) -> tuple[Array, Array, Array, Array, Array]:
+    """Return every entry and sample of a record, E of them, without padding: exact ones first.
+
+    Which token it belongs to and its place in that token (int64 [E]), its id (int64), what it weighs and its log probability
+    (float32; nan for samples of a compact record). ValueError: the record cannot serve this temperature.
+    """
+    exact, sampled = logits.weights(temperature)
+    rows, slots = np.nonzero(logits.is_sample)
+    ids = np.concatenate([logits.ids, logits.sampled_ids[rows, slots]]).astype(np.int64)
+    starts = np.cumsum(logits.counts) - logits.counts
+    places = np.arange(len(logits.ids)) - np.repeat(starts, logits.counts)
+    places = np.concatenate([places, logits.counts[rows] + slots])
+    tokens = np.concatenate([np.repeat(np.arange(len(logits.counts)), logits.counts), rows])
+    if logits.sampled_logits is None:
+        tail: Array = np.full(len(rows), np.nan)
+    else:
+        tail = logits.sampled_logits[rows, slots] / temperature - logits.logsumexp_for(temperature)[rows]
+    logprobs = np.concatenate([logits.logprobs(temperature), tail]).astype(np.float32)
+    return tokens, places, ids, np.concatenate([exact, sampled[rows, slots]]), logprobs
 
 
 def predicting_rows(logits: Tensor, targets: Targets) -> Tensor:

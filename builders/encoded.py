@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import date as Date
 from typing import Any
 
-from builders.masks import Found, Masker, Turn
+from builders.masks import Found, Masker
 from builders.overlap import mask_tokens
 from builders.prompts import Prompts
-from builders.template import CURE, ChatTemplate, Span, TemplateError
+from builders.template import CURE, ChatTemplate, Rendering, Span, TemplateError
 from builders.unread import unread_fields
 from builders.vary import Message, prepare_messages
 
@@ -37,6 +37,20 @@ class EncodedChat:
     crossing: int = 0
     is_truncated: bool = False
     unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """One conversation as its template prints it: `text`, `spans` and `unread` as of EncodedChat.
+
+    `rendering` tells which message printed what. Where the turns are not certain there is none, and `refusal` says why.
+    """
+
+    text: str
+    spans: tuple[Span, ...] = ()
+    unread: tuple[str, ...] = ()
+    rendering: Rendering | None = None
+    refusal: TemplateError | None = None
 
 
 class ChatEncoder:
@@ -75,7 +89,6 @@ class ChatEncoder:
         self.context = {**tokenizer.special_tokens_map, "documents": None, **template_kwargs}
         self.template_kwargs = template_kwargs
         self.name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        self.control = frozenset(_control_tokens(tokenizer))
         self.stops = frozenset(filter(None, [tokenizer.eos_token, *stops]))
         self._maskers: dict[str, Masker] = {}
         self._unread: dict[str, frozenset[str]] = {}
@@ -86,17 +99,48 @@ class ChatEncoder:
         Raises:
             TemplateError: the template refuses the conversation, or the mask cannot be right.
         """
+        chat = self.render(messages, tools)
+        if chat.refusal is not None:
+            raise chat.refusal
+        encoding = self.tokenizer(
+            chat.text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+        )
+        ids = list(encoding["input_ids"])
+        mask, crossing = mask_tokens(chat.text, encoding["offset_mapping"], chat.spans)
+        limit = len(ids) if self.max_length is None else self.max_length
+        is_masked = mask[:limit].astype(int).tolist()
+        return EncodedChat(ids[:limit], is_masked, chat.text, chat.spans, crossing, len(ids) > limit, chat.unread)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> RenderedChat:
+        """Render, and find the assistant's turns, which may be refused where the text is not.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
         try:
             schemas = _tool_schemas(tools)
             masker = self._masker(schemas)
             text = self._official(messages, schemas)
+        except TemplateError as error:
+            raise self._named(error) from error.__cause__
+        try:
             prepared = prepare_messages(messages)
             context = {**self.context, "tools": schemas, "add_generation_prompt": False}
             _check_parts(text, prepared)
             found = masker.find(text, prepared, context)
         except TemplateError as error:
-            raise TemplateError(error.reason, f"{self.name}: {error.detail}{CURE}") from error.__cause__
-        return self._encoded(text, found.turns, self._unread_of(masker, prepared, found))
+            return RenderedChat(text, refusal=self._named(error))
+        spans = tuple(
+            Span(turn.start, stop)
+            for turn in found.turns
+            if turn.start < (stop := turn.stop if self.end_of_turn else turn.end)
+        )
+        return RenderedChat(text, spans, self._unread_of(masker, prepared, found), found.rendering)
+
+    def _named(self, error: TemplateError) -> TemplateError:
+        named = TemplateError(error.reason, f"{self.name}: {error.detail}{CURE}")
+        named.__cause__ = error.__cause__
+        return named
 
     def _masker(self, tools: list[dict[str, Any]] | None) -> Masker:
         try:
@@ -107,7 +151,8 @@ class ChatEncoder:
             ) from None
         if source not in self._maskers:
             template = ChatTemplate(source, self.date)
-            self._maskers[source] = Masker(template, Prompts(template, self.context, self.control), self.stops)
+            control = _control_tokens(self.tokenizer, source)
+            self._maskers[source] = Masker(template, Prompts(template, self.context, control), self.stops)
         return self._maskers[source]
 
     def _official(self, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None) -> str:
@@ -124,20 +169,6 @@ class ChatEncoder:
         except Exception as error:  # a template is foreign code, and refuses in its own ways
             line = " ".join(str(error).split())[:200]
             raise TemplateError("template_refuses", f"the chat template refuses the conversation: {line}") from error
-
-    def _encoded(self, text: str, turns: list[Turn], unread: tuple[str, ...]) -> EncodedChat:
-        spans = tuple(
-            Span(turn.start, stop)
-            for turn in turns
-            if turn.start < (stop := turn.stop if self.end_of_turn else turn.end)
-        )
-        encoding = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
-        )
-        ids = list(encoding["input_ids"])
-        mask, crossing = mask_tokens(text, encoding["offset_mapping"], spans)
-        limit = len(ids) if self.max_length is None else self.max_length
-        return EncodedChat(ids[:limit], mask[:limit], text, spans, crossing, len(ids) > limit, unread)
 
     def _unread_of(self, masker: Masker, messages: list[Message], found: Found) -> tuple[str, ...]:
         source = masker.template.source
@@ -207,6 +238,8 @@ def _tool_schemas(tools: Sequence[Any] | None) -> list[dict[str, Any]] | None:
     return [dict(tool) if isinstance(tool, Mapping) else get_json_schema(tool) for tool in tools]
 
 
-def _control_tokens(tokenizer: Any) -> list[str]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return [*tokenizer.all_special_tokens, *(token.content for token in added.values() if token.special)]
+def _control_tokens(tokenizer: Any, source: str) -> set[str]:
+    """Name the special tokens, and others that were added to the vocabulary and that a template prints."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    names = {token.content for token in added if token.special or token.content in source}
+    return {name for name in (*names, *tokenizer.all_special_tokens) if name.strip()}

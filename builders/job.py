@@ -13,6 +13,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from builders.engines import ENGINES, engine_problem, same_vectors
 from builders.logits_options import LogitsOptions
 from builders.options import ConfigError, check_fields, option
 from builders.text import DEFAULT_TEMPLATE, TextView
@@ -22,7 +23,7 @@ EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"), ("inst
 PINNED = {"revision": "source", "model_revision": "model"}  # a revision says something of one name only
 NAME = re.compile(r"\w[\w.-]*")  # of a folder of the output and in the card: no slash, no glob
 STORAGE_DTYPES = ("float32", "float16", "int8", "binary")
-BUILDS = ("embeddings", "logits")
+BUILDS = ("embeddings", "logits", "lengths")
 POOLINGS = ("mean", "last", "cls", "max", "mean-sqrt-len", "weighted-mean")  # logits-mean stands alone
 LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a hash of its content
 
@@ -67,6 +68,13 @@ class Job(LogitsOptions):
     fields: tuple[str, ...] = option(
         (), "one vector for each of these fields, as in think,response [one of all]", group="Text"
     )
+    count: str | None = option(
+        None,
+        "what a lengths build counts: chats as the chat template prints them, or texts as an embeddings build has them "
+        "[chat, where there is a --messages-column]",
+        group="Text",
+        choices=("chat", "text"),
+    )
     turns: str = option("last", "which turns of the chat the fields hold", group="Text", choices=("last", "all"))
     system: bool = option(False, "put the system prompt in front", group="Text")
     instruction: str | None = option(None, "text in front of every text [the model's own prompt]", group="Text")
@@ -93,7 +101,7 @@ class Job(LogitsOptions):
         values=False,
     )
     model_revision: str | None = option(None, "revision of the model; pinned to its sha [the newest]", group="Model")
-    engine: str = option("transformers", "what runs the model", group="Model", choices=("transformers", "fake"))
+    engine: str = option("transformers", "what runs the model", group="Model", choices=ENGINES)
     dtype: str | None = option(
         None,
         "dtype of the weights [bfloat16 where the device is fast at it]",
@@ -154,6 +162,8 @@ class Job(LogitsOptions):
             raise ConfigError("--fields and --text-template exclude each other: a field is a text of its own")
         if self.build == "logits":
             self.check_logits()
+        if problem := engine_problem(self.engine, self.build, self.pooling, self.layer):
+            raise ConfigError(problem)
         try:
             self.view  # noqa: B018  # its own checks
         except ValueError as error:
@@ -190,7 +200,8 @@ class Job(LogitsOptions):
     @property
     def values(self) -> dict[str, Any]:
         """The options in the fingerprint, as JSON types."""
-        return {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self) if spec.metadata["values"]}
+        found = {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self) if spec.metadata["values"]}
+        return {**found, "engine": same_vectors(self.engine)}
 
     def to_dict(self) -> dict[str, Any]:
         """All options as JSON types, for `_stillroom/job.json`, chunk metadata and the card."""

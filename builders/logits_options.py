@@ -24,7 +24,7 @@ class LogitsOptions:
     )
     select: str = option(
         "top-p",
-        "which ids are kept for certain: the nucleus of each token, or all over one threshold (compact alone)",
+        "which ids are kept for certain: the nucleus of each token, or all over one threshold, with compact",
         group="Logits",
         choices=SELECTIONS,
     )
@@ -36,7 +36,7 @@ class LogitsOptions:
     )
     encoding: str = option(
         "default",
-        "how a record is written: compact takes 0.4 of the bytes, for temperature 1 alone",
+        "how a record is written: compact takes half the bytes, for temperature 1 alone",
         group="Logits",
         choices=ENCODINGS,
     )

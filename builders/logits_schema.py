@@ -87,6 +87,14 @@ class LogitsFormat:
             found = "none" if ranks is None else f"one of {len(ranks.ids):,} ids, {ranks.sha256[:12]}"
             raise ValueError(f"the records need the rank table {self.ranks_sha256[:12]}; this is {found}")
 
+    def check_temperature(self, temperature: float) -> None:
+        """Raise ValueError unless the records serve this temperature."""
+        if temperature not in self.temperatures:
+            served = ",".join(f"{t:g}" for t in sorted(self.temperatures))
+            raise ValueError(
+                f"temperature {temperature:g}: the dataset serves {served} alone; build one with --temperatures"
+            )
+
 
 def logits_columns(form: LogitsFormat) -> list[Column]:
     """Columns of a logits dataset, in order; `index` first. `id` and `dataset_source` are the caller's to put after it."""
@@ -113,10 +121,13 @@ def logits_columns(form: LogitsFormat) -> list[Column]:
 
 
 def _default_columns(form: LogitsFormat) -> list[Column]:
+    # split by byte, three columns take 0.8 of their size; nucleus logits, which fall from 65,535 to 0 in each token, 1.2
     n = form.num_sampled
     drawn = f"the {n} ids per token drawn from outside the nucleus"
     return [
-        ListColumn("top_indices_low", "uint16", "Low 16 bits of the nucleus ids, all tokens concatenated."),
+        ListColumn(
+            "top_indices_low", "uint16", "Low 16 bits of the nucleus ids, all tokens concatenated.", split=True
+        ),
         BytesColumn(
             "top_indices_high", "binary", "Bits 16 and 17 of the nucleus ids, four per byte, the first lowest."
         ),
@@ -126,9 +137,11 @@ def _default_columns(form: LogitsFormat) -> list[Column]:
         ),
         ListColumn("top_min", "float32", "Least nucleus logit of each token."),
         ListColumn("top_max", "float32", "Greatest nucleus logit of each token."),
-        ListColumn("sampled_indices_low", "uint16", f"Low 16 bits of {drawn}."),
+        ListColumn("sampled_indices_low", "uint16", f"Low 16 bits of {drawn}.", split=True),
         BytesColumn("sampled_indices_high", "binary", f"Bits 16 and 17 of {drawn}, four per byte."),
-        ListColumn("sampled_logits_quantized", "uint16", "Their logits, between sampled_min and sampled_max."),
+        ListColumn(
+            "sampled_logits_quantized", "uint16", "Their logits, between sampled_min and sampled_max.", split=True
+        ),
         ListColumn("sampled_min", "float32", "Least sampled logit of each token."),
         ListColumn("sampled_max", "float32", "Greatest sampled logit of each token."),
         ListColumn("logsumexp", "float64", "logsumexp of all logits of each token: p = exp(logit - logsumexp)."),

@@ -9,7 +9,8 @@ from builders.template import MARK
 if TYPE_CHECKING:
     from jinja2 import nodes
 
-PLANS = ("loops", "everywhere")
+PLANS = ("loops", "everywhere", "collected")
+Holder = tuple[str, str]  # an attribute of a namespace in which a template collects text
 
 
 def marked_tree(tree: nodes.Template, plan: str) -> nodes.Template:
@@ -17,11 +18,12 @@ def marked_tree(tree: nodes.Template, plan: str) -> nodes.Template:
 
     A pass belongs to the message that the loop's variable is, or to `messages[i]` where a loop over `i` assigns it to
     a name. Plan `loops` leaves alone what is captured (macros, `{% set %}`, `{% call %}` and `{% filter %}` blocks),
-    where a mark could be counted, cut or printed twice; `everywhere` marks loops there too.
+    where a mark could be counted, cut or printed twice; `everywhere` marks loops there too. Plan `collected` is for
+    loops that print nothing but append text to an attribute of a namespace: it appends marks there.
     """
     from jinja2 import nodes
 
-    marker = _Marker(nodes, plan)
+    marker = (_Collector if plan == "collected" else _Marker)(nodes, plan)
     marker.visit(tree, is_captured=False)
     return tree
 
@@ -43,7 +45,7 @@ class _Marker:
         hidden = is_captured or (isinstance(node, self.captures) and not is_generation)
         self.visit(node, is_captured=hidden)
         if is_generation:
-            node.body = [self.mark("<"), *node.body, self.mark(">")]
+            node.body = [*self.mark("<"), *node.body, *self.mark(">")]
         if isinstance(node, self.nodes.For) and (not hidden or self.plan == "everywhere"):
             return self.mark_loop(node)
         return [node]
@@ -58,8 +60,8 @@ class _Marker:
         if not isinstance(target, self.nodes.Name):
             return [loop]
         self.mark_assignments(loop, target.name)
-        loop.body.insert(0, self.mark("=", target.name))
-        return [self.mark("("), loop, self.mark(")")]
+        loop.body[:0] = self.mark("=", target.name)
+        return [*self.mark("("), loop, *self.mark(")")]
 
     def mark_assignments(self, node: Any, index: str) -> None:
         """Put a mark behind `{% set message = messages[i] %}`, also where it stands in an `{% if %}`."""
@@ -70,7 +72,7 @@ class _Marker:
         for child in children:
             body.append(child)
             if isinstance(child, self.nodes.Assign) and self.is_lookup(child, index):
-                body.append(self.mark("=", child.target.name))
+                body += self.mark("=", child.target.name)
             elif isinstance(child, self.nodes.If):
                 for branch in (child, *child.elif_):
                     self.mark_assignments(branch, index)
@@ -86,7 +88,45 @@ class _Marker:
             and value.arg.name == index
         )
 
-    def mark(self, kind: str, name: str | None = None) -> Any:
+    def mark(self, kind: str, name: str | None = None) -> list[Any]:
+        """Make the statements that print a mark."""
+        return [self.nodes.Output([self.call(kind, name)], lineno=1)]
+
+    def call(self, kind: str, name: str | None) -> Any:
         nodes = self.nodes
         args = [nodes.Const(kind), *([nodes.Name(name, "load")] if name else [])]
-        return nodes.Output([nodes.Call(nodes.Name(MARK, "load"), args, [], None, None)], lineno=1)
+        return nodes.Call(nodes.Name(MARK, "load"), args, [], None, None)
+
+
+class _Collector(_Marker):
+    """Appends marks where a loop appends text: `{% set ns.out = ns.out ~ … %}`, or with `+`."""
+
+    def __init__(self, nodes: Any, plan: str) -> None:
+        super().__init__(nodes, plan)
+        self.holders: list[Holder] = []
+
+    def mark_loop(self, loop: Any) -> list[Any]:
+        assigned = list(loop.find_all(self.nodes.Assign))
+        own = {node.target.name for node in assigned if isinstance(node.target, self.nodes.Name)}
+        found = dict.fromkeys(holder for node in assigned if (holder := self.holder(node)))
+        self.holders = [holder for holder in found if holder[0] not in own]
+        return super().mark_loop(loop)
+
+    def holder(self, node: Any) -> Holder | None:
+        """Tell what an assignment appends to."""
+        target, first = node.target, node.node
+        if not isinstance(target, self.nodes.NSRef):
+            return None
+        while isinstance(first, self.nodes.Add | self.nodes.Concat):
+            first = first.left if isinstance(first, self.nodes.Add) else first.nodes[0]
+        is_same = isinstance(first, self.nodes.Getattr) and isinstance(first.node, self.nodes.Name)
+        is_same = is_same and (first.node.name, first.attr) == (target.name, target.attr) and first is not node.node
+        return (target.name, target.attr) if is_same else None
+
+    def mark(self, kind: str, name: str | None = None) -> list[Any]:
+        nodes = self.nodes
+        marks = []
+        for space, attr in self.holders:
+            text = nodes.Concat([nodes.Getattr(nodes.Name(space, "load"), attr, "load"), self.call(kind, name)])
+            marks.append(nodes.Assign(nodes.NSRef(space, attr), text, lineno=1))
+        return marks

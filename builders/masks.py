@@ -18,14 +18,16 @@ from builders.prompts import Prompts, common_head, common_tail
 from builders.template import ChatTemplate, Rendering, Span, TemplateError, choose_pair
 from builders.vary import LETTER, Message, after, before, instead, vary, within
 
+REST = "rest"  # marks as `loops`, and a last answer that no loop prints is what stands behind all that loops print
 Pieces = dict[int, list[Span]]  # of each assistant message: what it printed, less what other messages printed within
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The turns of a conversation, and whether all words of the other messages are printed."""
+    """The turns of a conversation, how it is rendered, and whether all words of the other messages are printed."""
 
     turns: list[Turn]
+    rendering: Rendering
     is_whole: bool
 
 
@@ -44,13 +46,13 @@ class Masker:
             TemplateError: the turns cannot be told with certainty.
         """
         refusal: TemplateError | None = None
-        for plan in PLANS:
+        for plan in (*PLANS, REST):
             case = _Case(self, plan, text, messages, context)
             for turns_of in (case.marked, case.derived):
                 try:
                     turns = turns_of()
                     if turns is not None:
-                        return Found(turns, case.is_whole())
+                        return Found(turns, case.first, case.is_whole())
                 except TemplateError as error:
                     refusal = refusal or error
         assert refusal is not None
@@ -65,6 +67,7 @@ class _Case:
     ) -> None:
         self.masker = masker
         self.plan = plan
+        self.marks = PLANS[0] if plan == REST else plan
         self.text = text
         self.messages = messages
         self.context = dict(context)
@@ -77,7 +80,7 @@ class _Case:
 
     def render(self, messages: list[Message]) -> Rendering:
         try:
-            return self.masker.template.render_marked(self.plan, messages, self.pair, **self.context)
+            return self.masker.template.render_marked(self.marks, messages, self.pair, **self.context)
         except TemplateError:
             raise
         except Exception as error:  # a template is foreign code, and refuses in its own ways
@@ -92,6 +95,7 @@ class _Case:
         put = _letters(self.asked) - _letters(self.messages)
         return self.moved.text.count(LETTER) - self.text.count(LETTER) >= put
 
+    @cached_property
     def first(self) -> Rendering:
         rendering = self.render(self.messages)
         if rendering.text != self.text:
@@ -102,7 +106,7 @@ class _Case:
         """Turns by the template's own `{% generation %}` marks; None where it marks nothing."""
         if not self.masker.template.has_generation:
             return None
-        rendering = self.first()
+        rendering = self.first
         spans = _filled(rendering.generated)
         if not spans:
             return None
@@ -119,7 +123,7 @@ class _Case:
 
     def derived(self) -> list[Turn]:
         """Turns by the passes of the template's loop over messages."""
-        pieces = self.pieces(self.first())
+        pieces = self.pieces(self.first)
         if not self.answers:
             return []
         self.check_others(pieces)
@@ -139,7 +143,7 @@ class _Case:
         """Cut what each assistant printed out of the text, less what others printed in the middle of it."""
         found: Pieces = {}
         for i in self.answers:
-            regions = rendering.regions.get(i, [])
+            regions = rendering.regions.get(i) or self.rest(i, rendering)
             if not regions and not _has_text(self.messages[i].get("content")):
                 found[i] = []  # a call or a thought that the template does not read, and no end of turn
                 continue
@@ -148,6 +152,12 @@ class _Case:
                 raise TemplateError("no_region", f"{what} message {i}")
             found[i] = list(_without(regions[0], rendering.inner.get(i, [])))
         return found
+
+    def rest(self, i: int, rendering: Rendering) -> list[Span]:
+        if self.plan != REST or i + 1 < len(self.messages) or not rendering.regions:
+            return []
+        printed = max(span.stop for spans in rendering.regions.values() for span in spans)
+        return [Span(printed, len(rendering.text))]
 
     def outside(self, text: str, pieces: Pieces) -> list[str]:
         spans = sorted((span for own in pieces.values() for span in own), key=lambda span: span.start)
@@ -182,11 +192,22 @@ class _Case:
         if is_same and _has_text(message.get("content")) and not message.get("tool_calls"):
             raise TemplateError("not_printed", f"the template prints no word of message {i}")
 
+    def check_one(self, i: int, words: str) -> None:
+        """Refuse a message printed as two turns; `words` is what the template prints of another, less header and end."""
+        for stop in self.masker.stops:
+            if words.rpartition(stop)[2].strip() and stop in words:
+                raise TemplateError("two_turns", f"the template ends a turn with {stop} within message {i}")
+
     def turns_of(self, i: int, pieces: list[Span], own: list[list[str]]) -> list[Turn]:
         head = common_head([parts[0] for parts in own])
+        if cut := self.masker.prompts.straddled(self.text, pieces[0].start, pieces[0].start + head):
+            head = cut.start - pieces[0].start
         self.borders.heads[i] = self.borders.start(i, pieces[0], head)
         start = pieces[0].start + self.borders.heads[i]
         tail = min(common_tail([parts[-1] for parts in own]), pieces[-1].stop - max(start, pieces[-1].start))
+        if cut := self.masker.prompts.straddled(self.text, start, pieces[-1].stop - tail):
+            tail = pieces[-1].stop - cut.stop
+        self.check_one(i, "".join(own[2])[max(0, self.borders.heads[i]) : -tail or None])
         turns = []
         for piece in pieces:
             begin = max(start, piece.start)
@@ -194,6 +215,8 @@ class _Case:
                 turns.append(
                     self.borders.close(begin, piece.stop, piece.stop - (tail if piece is pieces[-1] else 0), i)
                 )
+        if self.plan == REST and turns[-1].end == turns[-1].stop:
+            raise TemplateError("no_end", f"no pass of the template's loop prints message {i}, and no token ends it")
         return turns
 
 

@@ -42,7 +42,7 @@ COLUMNS = (
     *("sampled_indices_low", "sampled_indices_high", "sampled_logits_quantized", "sampled_min", "sampled_max"),
     *("logsumexp", "input_ids", "positions"),
 )
-_HIGH_BITS = (np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3).astype(np.uint8)
+HIGH_BITS = (np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,11 @@ def _by_temperature(record: Mapping[str, Any], prefix: str, dtype: Any) -> dict[
 
 
 def _pack_entries(name: str, ids: Array, logits: Array, counts: Array) -> dict[str, Any]:
+    from builders.steps import quantize, split_ids
+
     parts = ("indices_low", "indices_high", "logits_quantized", "min", "max")
-    return {
-        f"{name}_{part}": value for part, value in zip(parts, split_ids(ids) + quantize(logits, counts), strict=True)
-    }
+    values = zip(parts, split_ids(ids) + quantize(logits, counts), strict=True)
+    return {f"{name}_{part}": value for part, value in values}
 
 
 def unpack(record: Mapping[str, Any], ranks: Any = None) -> Logits:
@@ -193,35 +194,17 @@ def record_bytes(num_entries: float, num_tokens: float, num_sampled: int) -> flo
     return 4.25 * (num_entries + num_tokens * num_sampled) + num_tokens * (1 + 8 + 8 + 8)
 
 
-def split_ids(ids: Array) -> tuple[Array, bytes]:
-    """Split ids under 262,144 into their low 16 bits, and bits 16 and 17 of four ids per byte."""
-    high = np.zeros(-(-len(ids) // 4) * 4, np.uint8)
-    high[: len(ids)] = ids >> 16
-    four = high.reshape(-1, 4)
-    return ids.astype(np.uint16), (four[:, 0] | four[:, 1] << 2 | four[:, 2] << 4 | four[:, 3] << 6).tobytes()
-
-
 def _ids(record: Mapping[str, Any], name: str) -> Array:
     low = to_array(record[f"{name}_indices_low"], np.uint16)
     return join_ids(low, to_array(record[f"{name}_indices_high"], np.uint8, -(-len(low) // 4)))
 
 
 def join_ids(low: Array, high: Array) -> Array:
-    """Undo `split_ids`: int32 [len(low)]."""
+    """Join the low 16 bits of ids and bits 16 and 17, four ids per byte: int32 [len(low)]."""
     ids = low.astype(np.int32)
     if high.any():  # never in a vocabulary of up to 65,536 ids
-        ids |= _HIGH_BITS[high].ravel()[: len(ids)].astype(np.int32) << 16
+        ids |= HIGH_BITS[high].ravel()[: len(ids)].astype(np.int32) << 16
     return ids
-
-
-def quantize(values: Array, counts: Array) -> tuple[Array, Array, Array]:
-    """Return values [total] as uint16 between the least and the greatest of each group, and those, float32 [groups]."""
-    values = np.asarray(values, dtype=np.float32)
-    low, high = group_reduce(np.minimum, values, counts), group_reduce(np.maximum, values, counts)
-    span = high.astype(np.float64) - low
-    scale = np.divide(STEPS, span, out=np.zeros_like(span), where=span > 0)
-    steps = (values.astype(np.float64) - np.repeat(low, counts)) * np.repeat(scale, counts)
-    return np.rint(steps).astype(np.uint16), low, high
 
 
 def _dequantize(record: Mapping[str, Any], name: str, counts: Array) -> Array:

@@ -25,12 +25,16 @@ BITS = "bits"
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `length` makes it a fixed-size list of `dtype`, as for vectors; `bits` are packed, eight in a byte."""
+    """One column. `length` makes it a fixed-size list of `dtype`, as for vectors; `bits` are packed, eight in a byte.
+
+    `split`: Parquet splits numbers by byte.
+    """
 
     name: str
     dtype: str
     about: str
     length: int | None = None
+    split: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -46,6 +50,12 @@ class Column:
         return value if self.length is None else pa.list_(pa.field("element", value), self.length)
 
     @property
+    def field(self) -> pa.Field:
+        """Name, type, and how Parquet is to encode it, where that is not the writer's to choose."""
+        encoding = {"parquet_encoding": "BYTE_STREAM_SPLIT"} if self.split else None
+        return pa.field(self.name, self.arrow_type, metadata=encoding)
+
+    @property
     def feature(self) -> dict[str, Any]:
         """The same as the JSON of a `datasets` feature (`Value`, `List`), which load_dataset reads from the schema."""
         dtype = f"fixed_size_binary[{self.num_bytes}]" if self.dtype == BITS else self.dtype
@@ -59,7 +69,7 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     """Return the Arrow schema, with the features that `datasets` looks for under the key `huggingface`."""
     features = {column.name: column.feature for column in columns}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema([pa.field(column.name, column.arrow_type) for column in columns], metadata=metadata)
+    return pa.schema([column.field for column in columns], metadata=metadata)
 
 
 def embedding_names(job: Job) -> list[str]:

@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from builders.layout import Layout
 from builders.quantize import VectorFormat
-from builders.stored_logits import first_chunk, open_files
+from builders.stored import open_stored
 
 
 def open_vectors(name: str, *, config_name: str = "default", revision: str | None = None) -> VectorFormat:
@@ -23,14 +22,11 @@ def open_vectors(name: str, *, config_name: str = "default", revision: str | Non
     `name` is a Hub dataset (user/name) or a folder, as `load_dataset` takes it.
 
     Raises:
-        ValueError: no chunk there, or no quantised vectors.
+        ValueError: none of stillroom's, no chunk yet, or no quantised vectors.
         OSError: there is no such dataset, or no access, or no answer.
     """
-    files, root = open_files(name, revision)
-    chunk = first_chunk(files, f"{root}/{Layout(config_name).data}")
-    if chunk is None:
-        raise ValueError(f"{name} has no chunk in {Layout(config_name).data}/ yet")
-    with files.open(chunk) as file:
+    stored = open_stored(name, config_name=config_name, revision=revision)
+    with stored.filesystem.open(stored.chunks()[0], "rb") as file:
         return VectorFormat.from_metadata(pq.read_schema(file).metadata)
 
 

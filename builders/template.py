@@ -100,7 +100,7 @@ class ChatTemplate:
         return self.plain.render(messages=messages, **context)
 
     def render_marked(self, plan: str, messages: Sequence[Mapping[str, Any]], pair: str, **context: Any) -> Rendering:
-        """Render with marks after `plan`: `loops` or `everywhere` of builders.marks; take them out."""
+        """Render with marks after `plan`, one of builders.marks; take them out."""
         if plan not in self.plans:
             from builders.marks import marked_tree
 
@@ -139,10 +139,14 @@ def read_marks(text: str, pair: str) -> Rendering:
             if mark != ")":
                 stack.append((int(mark[1:]) if mark[1:] else None, here))
         here += len(piece)
+    if stack:
+        raise TemplateError("marks_lost", "the template cuts the text that it collects")
     return result
 
 
 def _close(result: Rendering, stack: list[tuple[int | None, int]], here: int) -> None:
+    if not stack:
+        raise TemplateError("marks_lost", "the template cuts the text that it collects")
     position, start = stack.pop()
     if position is None or here == start:
         return

@@ -11,6 +11,7 @@ from builders.columns import logits_format, record_columns
 from builders.compact import compact_bytes
 from builders.distill import vocabulary_hash
 from builders.job import Job
+from builders.lengths_schema import counting
 from builders.logits_schema import LogitsFormat
 from builders.options import ConfigError
 from builders.packing import record_bytes
@@ -23,8 +24,9 @@ from builders.units import Unit
 from extract.carry import OldRecords, carry
 from extract.chats import chats, open_encoder
 from extract.engines import Engine
+from extract.lengths import LengthsWork, chat_lengths, text_lengths
 from extract.logits import LogitsWork
-from extract.model_files import ModelFiles
+from extract.model_files import NO_LIMIT, ModelFiles
 from extract.sample import Sample
 from extract.stages import samples, texts
 from extract.tokens import TextTokenizer, load_text_tokenizer, load_tokenizer
@@ -139,6 +141,40 @@ class LogitsBuild:
         return ROW_BYTES + size / max(1, counts["records"])
 
 
+class LengthsBuild:
+    """Rows, and how many tokens each has: of its conversation, or of its texts."""
+
+    def __init__(self, job: Job, source: Source, tokenizer: Any) -> None:
+        self.job, self.source = job, source
+        self.facts = counting(job, tokenizer)
+        is_chat = job.count == "chat"
+        self.encoder = open_encoder(job, tokenizer) if is_chat else None
+        self.tokenizer = None if is_chat else TextTokenizer(tokenizer, NO_LIMIT, instruction=job.instruction or "")
+        own = (job.messages_column, job.tools_column) if is_chat else job.view.columns(source.columns)
+        names = dict.fromkeys([*own, job.id_column, job.source_column])
+        self.needed_columns: Sequence[str] = [name for name in names if name in source.columns]
+
+    def work(self, unit: Unit) -> LengthsWork:
+        """See Build."""
+        return LengthsWork(unit, self.job, facts=self.facts)
+
+    def samples(self, rows: Iterable[Row], work: Work) -> Iterator[Sample]:
+        """See Build."""
+        assert isinstance(work, LengthsWork)
+        if self.encoder is not None:
+            return chat_lengths(rows, self.encoder, work)
+        assert self.tokenizer is not None
+        return text_lengths(texts(rows, self.job.view, work), self.tokenizer, work)
+
+    def columns(self, engine: Engine) -> list[Column]:
+        """See Build."""
+        return record_columns(self.job, self.source.columns, 0)
+
+    def row_bytes(self, work: Work, engine: Engine) -> float:
+        """See Build."""
+        return ROW_BYTES
+
+
 def open_build(
     job: Job,
     source: Source,
@@ -154,4 +190,6 @@ def open_build(
     """
     if job.build == "logits":
         return LogitsBuild(job, source, load_tokenizer(job, files), ranks)
+    if job.build == "lengths":
+        return LengthsBuild(job, source, load_tokenizer(job, files))
     return EmbeddingsBuild(job, source, load_text_tokenizer(job, files), old, ranges)

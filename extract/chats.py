@@ -21,19 +21,23 @@ PROBE = [{"role": "user", "content": "Which colour?"}, {"role": "assistant", "co
 
 
 def open_encoder(job: Job, tokenizer: Any) -> ChatEncoder:
-    """Return what renders, tokenises and masks the job's conversations.
+    """Return what renders, tokenises and masks the job's conversations. A lengths build counts what has no mask, too.
 
     Raises:
-        ConfigError: not even a plain conversation can be masked with certainty.
+        ConfigError: not even a plain conversation can be rendered, or masked with certainty.
     """
     day = None if job.template_date is None else date.fromisoformat(job.template_date)
     encoder = ChatEncoder(
         tokenizer, job.chat_template, date=day, end_of_turn=job.end_of_turn, max_length=job.max_length
     )
     try:
-        encoder.encode(PROBE)
+        if job.build == "lengths":
+            encoder.render(PROBE)
+        else:
+            encoder.encode(PROBE)
     except TemplateError as error:
-        raise ConfigError(f"--model {job.model}: {error.detail}") from error
+        other = ", or --count text counts texts" if job.build == "lengths" else ""
+        raise ConfigError(f"--model {job.model}: {error.detail}{other}") from error
     return encoder
 
 

@@ -15,6 +15,7 @@ from extract.partial import Partial
 from extract.sample import Batch
 from extract.stages import batches
 from extract.stop import Stop
+from extract.token_plan import TokenPlan
 from extract.world import World
 
 
@@ -27,11 +28,17 @@ class Plan:
     selection: Selection
     units: Units
     todo: Sequence[int]
+    tokens: TokenPlan | None = None  # on the main worker, with --lengths
 
     @property
     def num_done(self) -> int:
         """Units that are done before the run begins."""
         return len(self.units) - len(self.todo)
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Tokens of the units that are to do; None where nobody knows."""
+        return None if self.tokens is None else self.tokens.left(self.todo)
 
 
 def claim(plan: Plan, world: World, stop: Stop) -> Iterator[Unit]:

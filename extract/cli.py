@@ -1,13 +1,12 @@
-"""The command line: options made from the fields of Job and Settings. The only place that knows click."""
+"""The command line: options made from the fields of Job and Settings."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,9 @@ import click
 from builders.job import Job
 from builders.job_files import job_from_dict, preset_names, read_preset, read_toml
 from builders.options import ConfigError, element_type, from_mapping, option_fields, value_type
+from extract.command import RunCommand, guarded, set_up_logging
+from extract.explore_cli import explore_command
+from extract.export import export_command
 from extract.listed import Listed
 from extract.settings import Settings
 
@@ -23,31 +25,9 @@ if TYPE_CHECKING:
     from extract.verify import Proof
 
 Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py is the script, so that it loads once
-
 DEFAULT_PRESET = "dolci-embeddings"
 DEFAULT_JOB_FILE = Path("job.toml")
-ALIASES = {"chunk_rows": ["--upload-every"]}
-
-
-class OneLineError(click.ClickException):
-    """A wrong option, told like every other error of a job: one line, exit code 2."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        """Write the line to stderr."""
-        click.echo(f"stillroom: {self.format_message()}", err=True)
-
-
-class RunCommand(click.Command):
-    """A command whose usage errors are one line, without the usage in front."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, and shorten what is wrong."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            raise OneLineError(" ".join(error.format_message().split())) from None
+ALIASES = {"chunk_rows": ["--upload-every"], "endpoint_model": ["--triton-model"]}
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,9 +35,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for cls in (Settings, Job):
         for name, spec in reversed(option_fields(cls).items()):
             command = _option(cls, name, spec)(command)
-    command = click.option("--job", "job_file", type=click.Path(path_type=Path), help="job file, TOML [./job.toml]")(
-        command
-    )
+    command = click.option("--job", "job_file", type=Path, help="job file, TOML [./job.toml]")(command)
     return click.option("--preset", help=f"job shipped with the code: {', '.join(preset_names())} [{DEFAULT_PRESET}]")(
         command
     )
@@ -75,7 +53,12 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
     if spec.default is not None and kind is not tuple:
         help_text += f" [{spec.default}]"
     choices = spec.metadata["choices"]
-    param_type = click.Choice(choices) if choices else Listed(element_type(cls, name)) if kind is tuple else kind
+    if kind is tuple:
+        joined = lambda _, __, given: tuple(chain(*given)) if given else None  # noqa: E731  # one list, or several flags
+        return click.option(
+            flag, name, type=Listed(element_type(cls, name)), multiple=True, callback=joined, help=help_text
+        )
+    param_type = click.Choice(choices) if choices else kind
     return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text)
 
 
@@ -119,31 +102,6 @@ def execute(runner: Runner | None, preset: str | None, job_file: Path | None, fl
     return runner(job, settings)
 
 
-def guarded(call: Callable[[], int]) -> int:
-    """Turn errors into one line and an exit code: 2 for a bad job, 1 for a failure. Tracebacks are for --debug."""
-    try:
-        return call()
-    except ConfigError as error:
-        return _report(error, 2)
-    except (RuntimeError, OSError) as error:  # SourceError, EngineError, CommitError, WorkerError and their causes
-        return _report(error, 1)
-
-
-def _report(error: Exception, code: int) -> int:
-    logging.getLogger("stillroom").debug("failed", exc_info=error)
-    click.echo(f"stillroom: {error}", err=True)
-    return code
-
-
-def set_up_logging(*, is_debug: bool) -> None:
-    """Log to stderr, one line each; other workers than the first only warn."""
-    rank = int(os.environ.get("RANK", "0"))
-    ours = logging.DEBUG if is_debug else logging.INFO if rank == 0 else logging.WARNING
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, level=logging.WARNING)
-    for name in ("stillroom", "builders", "extract", "hub", "cards"):
-        logging.getLogger(name).setLevel(ours)
-
-
 @click.command("run", cls=RunCommand, context_settings={"show_default": False, "max_content_width": 100})
 @job_options
 @click.pass_obj
@@ -179,7 +137,8 @@ def verify_command(output: str, config_name: str, split: str | None, cache_dir: 
 def _verify(
     output: str, config_name: str, split: str | None, settings: Settings, *, deep: bool, repair: bool, as_json: bool
 ) -> int:
-    from extract.verify import mend, verify
+    from extract.mend import mend
+    from extract.verify import verify
 
     def prove() -> Proof:
         try:
@@ -238,3 +197,5 @@ def main() -> None:
 main.add_command(run_command)
 main.add_command(verify_command)
 main.add_command(mask_command)
+main.add_command(explore_command)
+main.add_command(export_command)

@@ -15,6 +15,16 @@ def default_device() -> str:
     return f"{accelerator.type}:{int(os.environ.get('LOCAL_RANK', 0)) % torch.accelerator.device_count()}"
 
 
+def pin_device(device: str | None) -> None:
+    """Show this process its own GPU alone, for a library that takes the first it sees. Call it before torch counts them.
+
+    `device` is as in cuda:1; without one it is the local rank's.
+    """
+    number = int(device.partition(":")[2] or 0) if device else int(os.environ.get("LOCAL_RANK", 0))
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)] if visible else str(number)
+
+
 def best_dtype(device: str) -> str:
     """bfloat16 where the device multiplies it in hardware; elsewhere it is up to 100 times slower than float32."""
     import torch

@@ -11,8 +11,11 @@ from builders.row import Row, RowError
 from builders.selection import select
 from builders.source import open_source
 from builders.text import PLAN_VIEWS, TextView
+from builders.units import Units
 from extract.builds import ROW_BYTES
+from extract.dry_count import dry_count
 from extract.model_files import read_model_files
+from extract.prepare import open_tokens
 from extract.settings import Settings
 from extract.settle import UNIT_SECONDS, sample_rows, settle, two_digits
 from extract.tokens import TextTokenizer, load_text_tokenizer
@@ -42,6 +45,8 @@ def dry_run(asked: Job, settings: Settings) -> str:
     job = settle(asked, source, files, "cpu")
     selection = select(job, source)
     rows = list(source.read(sample_rows(selection, SAMPLE_ROWS), source.columns))
+    if job.build != "embeddings":
+        return dry_count(job, source, files, selection, rows, settings)
     tokenizer = load_text_tokenizer(job, files)
     mine = cost("this job", rows, job.view, tokenizer)
     views = [mine]
@@ -54,15 +59,19 @@ def dry_run(asked: Job, settings: Settings) -> str:
     row_bytes = ROW_BYTES + dimension * BYTES[job.storage_dtype] * max(1, len(job.fields))
     scale = selection.num_rows / max(1, len(rows))
     chunk_rows = job.chunk_rows or two_digits(job.upload_size_mb * 1e6 / row_bytes)
-    num_units = -(-selection.num_rows // chunk_rows)
+    units = Units(selection.num_rows, chunk_rows)
+    known = open_tokens(job, files, selection, units, settings)
+    tokens = f"{mine.tokens_kept * scale:,.0f}, from {len(rows):,} rows with the real tokenizer"
+    if known is not None:
+        tokens = f"{known.tokens.sum():,}, of {known.records.sum():,} rows that give a record"
     measured = "" if job.chunk_rows else f" at most; a pilot makes a unit {UNIT_SECONDS:.0f} s or less"
     lines = [
         f"source    {source.name} ({job.split}) at {source.revision}",
         f"model     {job.model} at {files.revision}, {dimension} dimensions, {job.pooling} pooling, {job.dtype}",
         f"output    {job.output or '(none: --output)'}",
         f"rows      {selection.num_rows:,}",
-        f"units     {num_units:,} of {chunk_rows:,} rows{measured}",
-        f"tokens    {mine.tokens_kept * scale:,.0f}, from {len(rows):,} rows with the real tokenizer",
+        f"units     {len(units):,} of {chunk_rows:,} rows{measured}",
+        f"tokens    {tokens}",
         f"bytes     {selection.num_rows * row_bytes / 1e6:,.1f} MB of vectors",
         f"cut       {mine.num_truncated / max(1, mine.num_rows):.1%} of rows, at {job.max_length} tokens",
         f"empty     {mine.num_empty / max(1, mine.num_rows):.1%} of rows",
@@ -90,7 +99,7 @@ def cost(name: str, rows: Sequence[Row], view: TextView, tokenizer: TextTokenize
             num_empty += 1
             continue
         encoded = tokenizer.encode(texts)
-        tokens += sum(map(tokenizer.count, texts))
+        tokens += sum(tokenizer.counts(texts))
         tokens_kept += sum(len(ids) for ids, _ in encoded)
         num_truncated += any(truncated for _, truncated in encoded)
     return ViewCost(name, len(rows), tokens, tokens_kept, num_truncated, num_empty)

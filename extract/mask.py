@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from builders.chat import ChatEncoder, EncodedChat, TemplateError, template_messages
@@ -16,6 +15,7 @@ from builders.options import ConfigError
 from builders.row import Row, RowError
 from builders.source import open_source
 from extract.model_files import read_model_files
+from extract.paint import Piece, paint
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ def _show(encoder: ChatEncoder, row: Row, column: str, *, color: bool) -> Shown:
     notes = [f"{sum(chat.assistant_mask)} of {len(chat.input_ids)} tokens"]
     notes += [f"{chat.crossing} across a border, left out"] * bool(chat.crossing)
     notes += [f"the template does not print: {', '.join(chat.unread)}"] * bool(chat.unread)
-    return Shown(f"row {row.index}: {'; '.join(notes)}\n{paint(chat, color=color)}", is_refused=False)
+    return Shown(f"row {row.index}: {'; '.join(notes)}\n{paint(_pieces(chat), color=color)}", is_refused=False)
 
 
-def paint(chat: EncodedChat, *, color: bool) -> str:
-    """Show what the assistant generated in green, or between ⟦ and ⟧ where there are no colours."""
-    pieces, here = [], 0
+def _pieces(chat: EncodedChat) -> Iterator[Piece]:
+    """What the assistant generated is green, or between ⟦ and ⟧ where there are no colours."""
+    here = 0
     for span in chat.spans:
-        own = chat.text[span.start : span.stop]
-        pieces += [chat.text[here : span.start], click.style(own, fg="green") if color else f"⟦{own}⟧"]
+        yield Piece(chat.text[here : span.start])
+        yield Piece(chat.text[span.start : span.stop], "green", "")
         here = span.stop
-    return "".join([*pieces, chat.text[here:]])
+    yield Piece(chat.text[here:])

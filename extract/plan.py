@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from builders.job import Job
 from builders.layout import Layout
+from builders.options import ConfigError
 from builders.units import Units
 from extract.partial import Partial
 from extract.settings import Settings
+from extract.token_plan import TokenPlan
 from extract.world import World
 from hub.ledger import Ledger, finished_units
 from hub.pending import Pending, Receipt
-from hub.repo import Repo, is_folder
+from hub.repo import HUB_ID, HUB_NAME, Repo, is_folder, open_repo
 
 logger = logging.getLogger(__name__)
 
 
 def plan_units(
-    job: Job, units: Units, repo: Repo | None, pending: Pending, partial: Partial, settings: Settings, world: World
+    job: Job,
+    units: Units,
+    repo: Repo | None,
+    pending: Pending,
+    partial: Partial,
+    settings: Settings,
+    world: World,
+    tokens: TokenPlan | None = None,
 ) -> tuple[Sequence[int], bool]:
-    """Return the units to do, those begun on this disk first, and whether the output is complete with its card."""
+    """Return the units to do, and whether the output is complete with its card.
+
+    Those begun on this disk come first, then, where their tokens are known, the longest, so that all workers end together.
+    """
     receipts = fitting_receipts(pending, units) if world.is_leader else {}
     waiting = {number for part in world.gather("pending", list(receipts)) for number in part}
 
@@ -33,7 +46,8 @@ def plan_units(
         done = finished_units(repo, files, data, skipped, lambda path: number_at(units, path))
         begun = {start // units.chunk_rows for start in partial.starts()}
         left = [n for n in range(len(units)) if n not in done and n not in waiting]
-        todo = sorted((n for n in left if n % settings.num_jobs == settings.job_index), key=lambda n: n not in begun)
+        mine = [n for n in left if n % settings.num_jobs == settings.job_index]
+        todo = sorted(mine, key=lambda n: (n not in begun, 0 if tokens is None else -int(tokens.tokens[n])))
         landed = with_receipts(repo, job, files, units, done & waiting)
         is_whole = len(done) == len(units) and layout.ledger in files and layout.previous not in files
         return [todo, sorted(landed), is_whole and waiting == landed]
@@ -77,3 +91,20 @@ def number_at(units: Units, path: str) -> int | None:
     """Number of the unit whose file this path could be."""
     unit = units.at(path)
     return None if unit is None else unit.number
+
+
+def open_existing(output: str) -> Repo:
+    """Open an output to read it, without making it.
+
+    Raises:
+        ConfigError: there is no such folder, or the name is none.
+    """
+    if is_folder(output):
+        if not Path(output).expanduser().is_dir():
+            raise ConfigError(f"{output}: there is no such folder")
+        return open_repo(output, private=True)
+    if not (HUB_ID.match(output) or HUB_NAME.match(output)):
+        raise ConfigError(f"{output!r} is neither a Hub dataset (user/name) nor a path (./name)")
+    from hub.remote import HubRepo
+
+    return HubRepo(output)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,11 @@ import numpy as np
 
 from builders.job import Job
 from builders.job_files import stored_job
-from builders.layout import FORMAT, Layout
+from builders.layout import Layout
 from builders.options import ConfigError
 from builders.quantize import ranges_from_bytes
 from builders.rank_table import RankTable
-from builders.selection import select
+from builders.selection import Selection, select
 from builders.source import Source, open_source
 from builders.units import Units
 from extract.builds import Build, open_build
@@ -27,16 +26,18 @@ from extract.claim import Plan
 from extract.engines import Engine, load_engine
 from extract.lock import CacheLock
 from extract.model_files import ModelFiles, read_model_files
+from extract.output_job import begin_in, read_job, read_previous
 from extract.partial import Partial
-from extract.plan import plan_units
+from extract.plan import open_existing, plan_units
 from extract.ranks import rank_table
 from extract.settings import Settings
 from extract.settle import choose_chunk_rows, settle
 from extract.stop import Stop
+from extract.token_plan import TokenPlan, read_token_plan
+from extract.tokens import load_tokenizer
 from extract.update import follow, reopen
 from extract.world import World
 from hub.carried import CarriedRecords, write_index
-from hub.commit import commit_files
 from hub.pending import Pending
 from hub.repo import Repo, is_folder, open_repo
 
@@ -74,7 +75,7 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     def opened(job: Job) -> tuple[Build, Engine]:
         nonlocal engine
         assert source_ is not None and files_ is not None
-        engine = engine or load_engine(job, files_, settings.device)
+        engine = engine or load_engine(job, files_, settings.device, settings)
         return open_build(job, source_, files_), engine
 
     def settled() -> dict[str, object]:
@@ -109,8 +110,9 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     selection = select(job, source)
     assert job.chunk_rows is not None
     units = Units(selection.num_rows, job.chunk_rows)
-    todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world)
-    plan = Plan(job, source, selection, units, todo)
+    tokens = open_tokens(job, files, selection, units, settings) if world.is_main else None
+    todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world, tokens)
+    plan = Plan(job, source, selection, units, todo, tokens)
     old = None
     if previous is not None and todo and job.build == "embeddings":  # a logits update computes all rows
         old = open_old(repo or reader(job, shared["output"]), previous, cache, world, stop)
@@ -137,67 +139,6 @@ def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, 
     return job, source, files
 
 
-def read_job(repo: Repo, layout: Layout) -> Job | None:
-    """Return the settled job that an output holds.
-
-    Raises:
-        ConfigError: it is of another format than this version of stillroom writes.
-    """
-    content = repo.read(layout.job)
-    if content is None:
-        return None
-    stored = json.loads(content)
-    if stored.get("format", 1) != FORMAT:
-        raise ConfigError(
-            f"{repo.name} was begun in format {stored.get('format', 1)}, and this stillroom writes format {FORMAT}: "
-            "go on with the version that began it, give another --output, or --restart to delete it"
-        )
-    return stored_job(stored["job"])
-
-
-def read_previous(repo: Repo, job: Job) -> Job | None:
-    """Return the job that readers have while `job`, an update of it, is not finished; None where it is, or is no update."""
-    layout = Layout.of(job)
-    content = repo.read(layout.previous) if job.updated_from is not None else None
-    if content is None or repo.read(layout.ledger) is not None:  # with a ledger only the cleaning is left
-        return None
-    return stored_job(json.loads(content)["job"])
-
-
-def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
-    """Write the settled job into an output that does not hold it yet; a restart deletes what was there.
-
-    An update keeps the job of what readers have beside it, and that job's chunks where they are.
-    """
-    layout = Layout.of(job)
-    stored = None if settings.restart else read_job(repo, layout)
-    files = {layout.job: job_file(job)}
-    message = f"Begin {job.build} of {job.source}"
-    if settings.restart and repo.read(layout.job) is not None:
-        folders = [f"{folder}/" for folder in (layout.data, layout.skipped)]
-        deletes = [
-            *folders,
-            *layout.generations(repo.list_files()),
-            layout.previous,
-            layout.ranks,
-            layout.ranges,
-            layout.job,
-        ]
-        # on its own and first: the new job must never stand beside chunks of the old one
-        commit_files(repo, {}, deletes, f"Delete what {layout.job} began", stop.check_late)
-    elif stored is not None:
-        if stored.fingerprint == job.fingerprint:
-            return
-        files = {layout.previous: job_file(read_previous(repo, stored) or stored), **files}
-        message = f"Begin the update of {job.source} to {job.revision}"
-    commit_files(repo, files, [], message, stop.check_late)
-
-
-def job_file(job: Job) -> bytes:
-    """The content of `_stillroom/job.json`."""
-    return json.dumps({"format": FORMAT, "fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
-
-
 def open_old(repo: Repo, previous: Job, cache: Path, world: World, stop: Stop) -> OldRecords:
     """Open the records of the older generation; one worker of each machine writes their index, where there is none."""
     layout = Layout.of(previous)
@@ -216,6 +157,25 @@ def reader(job: Job, name: str) -> Repo:
     from hub.remote import HubRepo
 
     return HubRepo(name)
+
+
+def open_tokens(
+    job: Job, files: ModelFiles, selection: Selection, units: Units, settings: Settings
+) -> TokenPlan | None:
+    """Return what --lengths says of the job's units; None without it.
+
+    Raises:
+        ConfigError: it does not fit the job.
+    """
+    if settings.lengths is None:
+        return None
+    if job.build == "lengths":
+        raise ConfigError("--lengths is for builds that run a model: a lengths build counts by itself")
+    lengths = open_existing(settings.lengths)
+    tokens = read_token_plan(lengths, job, load_tokenizer(job, files), selection, units)
+    counts = (tokens.tokens.sum(), tokens.records.sum(), selection.num_rows - tokens.records.sum())
+    logger.info("%s: %d tokens of %d rows; %d rows give no record", lengths.name, *counts)
+    return tokens
 
 
 def job_cache(job: Job, settings: Settings) -> Path:

@@ -44,6 +44,7 @@ class Progress:
     num_done: int
     status_file: Path
     upload: Callable[[], Mapping[str, Any]] | None = None
+    num_tokens: int | None = None  # of the units that were to do when the run began, where they are known
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -86,7 +87,6 @@ class Progress:
         total = {name: sum(part[name] for part in parts) for name in vars(self.counts)}
         seconds = max(time.monotonic() - self._started, 1e-9)
         done = self.num_done + total["units"]
-        rate = total["units"] / seconds
         return {
             "state": state,
             "units": self.num_units,
@@ -97,10 +97,18 @@ class Progress:
             "padding": round(total["padding"] / max(1, total["tokens"] + total["padding"]), 5),
             "tokens_per_second": round(total["tokens"] / seconds, 1),
             "seconds": round(seconds, 1),
-            "seconds_left": round((self.num_units - done) / rate, 1) if rate else None,
+            "seconds_left": self._seconds_left(total, seconds),
             "stall_seconds": round(total["stall_seconds"], 2),
             **(self.upload() if self.upload else {}),
         }
+
+    def _seconds_left(self, total: Mapping[str, float], seconds: float) -> float | None:
+        """By tokens where their number is known, else by units; None before there is a rate."""
+        if self.num_tokens is not None:
+            left, did = max(0, self.num_tokens - total["tokens"]), total["tokens"]
+        else:
+            left, did = self.num_units - self.num_done - total["units"], total["units"]
+        return round(left * seconds / did, 1) if did else None
 
     def write(self, status: Mapping[str, Any]) -> None:
         """Write `status.json`, whole; a disk without room for it must not end the run."""

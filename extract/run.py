@@ -20,14 +20,17 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 
+from builders.engines import SERVERS
 from builders.job import Job
 from builders.layout import Layout
 from cards.writer import CardWriter
+from extract.agree import check_agreement
 from extract.batching import TokenBudget
 from extract.builds import Build, open_build
 from extract.claim import claim, read_batches
+from extract.device import pin_device
 from extract.disk import DiskFullError, is_full
-from extract.engines import Engine, load_engine
+from extract.engines import Engine, EngineLostError, load_engine
 from extract.plan import number_at
 from extract.prepare import Session, prepare
 from extract.progress import Progress, describe
@@ -55,6 +58,8 @@ def run(asked: Job, settings: Settings) -> int:
         ConfigError, SourceError, EngineError, CommitError, DiskFullError, WorkerError: one line each that says what to do.
     """
     world, stop = World.join(), Stop(settings.max_runtime_minutes)
+    if asked.engine == "vllm":
+        pin_device(settings.device)
     stop.on_signals()
     try:
         session = prepare(asked, settings, world, stop)
@@ -75,15 +80,20 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
     plan, full = session.plan, None
     with ExitStack() as stack:
         uploader = stack.enter_context(open_uploader(session, settings, world)) if world.is_leader else None
+        upload = uploader.status if uploader else None
         progress = Progress(
-            world, len(plan.units), plan.num_done, session.cache / "status.json", uploader.status if uploader else None
+            world, len(plan.units), plan.num_done, session.cache / "status.json", upload, plan.num_tokens
         )
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
             kind = open_build(plan.job, plan.source, session.files, session.old, session.ranks, session.ranges)
-            engine = session.engine or load_engine(plan.job, session.files, settings.device)
+            engine = session.engine or load_engine(plan.job, session.files, settings.device, settings)
             try:
+                if world.is_main and plan.job.engine in SERVERS and session.repo is not None:
+                    check_agreement(plan, session.files, engine, session.repo)
                 pour(session, kind, engine, settings, world, stop, progress, tick)
+            except EngineLostError as error:
+                stop.request(str(error))
             except OSError as error:
                 if not is_full(error):
                     raise

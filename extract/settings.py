@@ -25,6 +25,18 @@ class Settings:
         None, "tokens per batch, padding counted [fits the device]", group="Run", minimum=1
     )
     device: str | None = option(None, "device, as in cuda:1 or cpu [the accelerator of this worker]", group="Run")
+    gpu_memory_utilization: float = option(
+        0.9, "share of the device's memory that --engine vllm takes", group="Engine", minimum=0.01
+    )
+    endpoint: tuple[str, ...] = option(
+        (),
+        "server that runs the model, for --engine openai, tei or triton; repeated, several share the work [none]",
+        group="Engine",
+    )
+    endpoint_model: str | None = option(None, "name under which it serves the model [what it lists]", group="Engine")
+    endpoint_patience: float = option(
+        30.0, "minutes that a server may be away before the run stops", group="Engine", minimum=0
+    )
     cache_dir: str | None = option(
         None, "folder of unfinished and pending work [$STILLROOM_CACHE or ~/.cache/stillroom]", group="Run"
     )
@@ -37,6 +49,9 @@ class Settings:
     num_jobs: int = option(1, "jobs that share the work without knowing of each other", group="Run", minimum=1)
     job_index: int = option(0, "which of them this is, from 0", group="Run", minimum=0)
     incomplete_exit_code: int = option(0, "exit code of a run that leaves units to do", group="Run", minimum=0)
+    lengths: str | None = option(
+        None, "plan by the tokens of this lengths dataset, of the same rows and tokenizer [by rows]", group="Run"
+    )
     dry_run: bool = option(False, "print what the job would take, and load no model", group="Run")
     debug: bool = option(False, "show debug messages and tracebacks", group="Run")
 

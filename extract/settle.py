@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.engines import SERVERS
 from builders.job import Job
 from builders.options import ConfigError
 from builders.selection import Selection
@@ -32,14 +33,15 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> J
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
     _check_columns(job, source)
     _check_vectors(job, files)
-    limit = files.max_length
+    limit, count = files.max_length, _count(job, source)
+    is_chat = job.build == "logits" or count == "chat"
     if job.max_length is not None and job.max_length > limit:
         raise ConfigError(f"--max-length {job.max_length}: the model takes at most {limit} tokens")
     return replace(
         job,
         revision=source.revision,
         model_revision=files.revision,
-        max_length=job.max_length or limit,
+        max_length=None if job.build == "lengths" else job.max_length or limit,  # lengths are those of whole rows
         pooling=job.pooling or files.pooling,
         normalize=files.modules.is_normalized if job.normalize is None else job.normalize,
         dimensions=job.dimensions or files.truncate_dim,
@@ -47,8 +49,9 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> J
         instruction=files.prompt_named(job.prompt_name) if job.instruction is None else job.instruction,
         prompt_name=None,
         dtype=job.dtype or _dtype(job, device),
+        count=count,
         chat_template=_chat_template(job),
-        template_date=job.template_date or (date.today().isoformat() if job.build == "logits" else None),
+        template_date=job.template_date or (date.today().isoformat() if is_chat else None),
     )
 
 
@@ -67,6 +70,8 @@ def _check_vectors(job: Job, files: ModelFiles) -> None:
         )
     if modules.words and job.engine == "vllm":
         raise ConfigError(f"--engine vllm does not run what {job.model} has: {', '.join(modules.words)}")
+    if not modules.include_prompt and job.engine in SERVERS:
+        raise ConfigError(f"--engine {job.engine} pools all tokens, and {job.model} leaves out those of its prompt")
     size = files.size(job.pooling)
     if (job.dimensions or 0) > size:
         raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {size}")
@@ -74,13 +79,21 @@ def _check_vectors(job: Job, files: ModelFiles) -> None:
 
 def _check_columns(job: Job, source: Source) -> None:
     """A column that is not there is an error now."""
-    if job.build == "logits" and job.messages_column not in source.columns:
+    is_chat = job.build == "logits" or _count(job, source) == "chat"
+    if is_chat and job.messages_column not in source.columns:
         known = ", ".join(map(repr, source.columns))
         raise ConfigError(f"--messages-column is {job.messages_column!r}: --source {source.name} has {known}")
     try:
-        job.view.columns(source.columns if job.build == "embeddings" else [job.messages_column])
+        job.view.columns([job.messages_column] if is_chat else source.columns)
     except ValueError as error:
         raise ConfigError(f"--source {source.name}: {error}") from None
+
+
+def _count(job: Job, source: Source) -> str | None:
+    """What a lengths build counts; None of other builds."""
+    if job.build != "lengths":
+        return None
+    return job.count or ("chat" if job.messages_column in source.columns else "text")
 
 
 def _chat_template(job: Job) -> str | None:
@@ -95,7 +108,9 @@ def _chat_template(job: Job) -> str | None:
 
 
 def _dtype(job: Job, device: str | None) -> str:
-    return best_dtype(device or default_device()) if job.engine == "transformers" else "float32"
+    """What a server computes in is its own: float32 stands for it, and is what another engine goes on in."""
+    is_ours = job.engine in ("transformers", "vllm") and job.build != "lengths"
+    return best_dtype(device or default_device()) if is_ours else "float32"
 
 
 def check_same(asked: Job, stored: Job, output: str) -> None:

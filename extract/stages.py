@@ -10,7 +10,6 @@ from builders.text import Text, TextView
 from extract.batching import TokenBudget, token_batches
 from extract.sample import Batch, Sample
 from extract.tokens import TextTokenizer
-from extract.vectors import VectorWork
 from extract.work import Work
 
 TOKENIZE_ROWS = 256  # rows per call of the tokenizer: enough for its threads, little to wait for
@@ -18,7 +17,7 @@ TOKENIZE_ROWS = 256  # rows per call of the tokenizer: enough for its threads, l
 Texts = tuple[int, tuple[Text, ...]]  # (position of the row in its unit, its texts)
 
 
-def texts(rows: Iterable[Row], view: TextView, work: VectorWork) -> Iterator[Texts]:
+def texts(rows: Iterable[Row], view: TextView, work: Work) -> Iterator[Texts]:
     """Render each row; one that cannot be rendered is skipped and listed."""
     for position, row in enumerate(rows):
         try:

@@ -92,10 +92,16 @@ class TextTokenizer:
         )
         return [self._fit(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
 
-    def count(self, text: Text) -> int:
-        """Tokens of a text before any cut, special tokens included."""
+    def counts(self, texts: Sequence[Text]) -> list[int]:
+        """Tokens of each text before any cut, special tokens included; 0 where `encode` gives no ids."""
         num_special = len(self.prefix_ids) + len(self.suffix_ids)
-        return len(self.backend.encode(self.instruction + text.text, add_special_tokens=False).ids) + num_special
+        encodings = self.backend.encode_batch_fast(
+            [self.instruction + text.text for text in texts], add_special_tokens=False
+        )
+        nothing = (
+            encoding.ids == self.instruction_ids if len(encoding) == self.num_kept else False for encoding in encodings
+        )
+        return [0 if is_nothing else len(e) + num_special for e, is_nothing in zip(encodings, nothing, strict=True)]
 
     def _head(self, text: str) -> str:
         """An end cut needs the beginning only: a megabyte of text costs half a second to tokenise for 256 tokens."""

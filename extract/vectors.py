@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from builders.content import content_hash
 from builders.quantize import VectorFormat, recall
 from builders.row import Row
 from builders.schema import Column, embedding_names, text_names
@@ -36,8 +35,8 @@ class VectorWork(Work):
         return sum(records.nbytes for _, records in self.carried)
 
     def add_texts(self, position: int, row: Row, texts: tuple[Text, ...]) -> None:
-        """Account for a row that gives a record."""
-        self.add_row(position, row, content_hash(texts))
+        """See Work."""
+        super().add_texts(position, row, texts)
         if self.job.keep_text:
             self.texts[position] = texts
 

@@ -17,32 +17,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
 from builders.job import Job
 from builders.layout import Layout
+from builders.lengths_schema import wrong_lengths
 from builders.options import ConfigError
 from builders.selection import Selection, select
 from builders.source import open_source
 from builders.units import Units
 from builders.wrong_logits import wrong_logits
 from builders.wrong_quantized import wrong_quantized
-from extract.calibrate import ranges_of_chunks, wrong_ranges
-from extract.prepare import read_job, read_previous
-from extract.ranks import table_again, wrong_table
+from extract.calibrate import wrong_ranges
+from extract.output_job import read_job, read_previous
+from extract.plan import open_existing
+from extract.ranks import wrong_table
 from extract.settings import Settings
-from hub.commit import commit_files
 from hub.ledger import Ledger
 from hub.opened import wrong_vectors
-from hub.pending import Receipt
-from hub.repo import HUB_ID, HUB_NAME, CommitError, Repo, is_folder, open_repo
-from hub.verify import READ_THREADS, PlannedUnit, Problem, Verifier
+from hub.repo import CommitError, Repo, is_folder
+from hub.verify import PlannedUnit, Problem, Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +168,8 @@ def wrong_records(job: Job) -> Callable[[pa.RecordBatch], Iterator[str]]:
     """Return what says what is wrong with records of the job."""
     if job.build == "logits":
         return partial(wrong_logits, job=job)
+    if job.build == "lengths":
+        return wrong_lengths
     if job.storage_dtype in ("int8", "binary"):
         return partial(wrong_quantized, job=job)
     return partial(wrong_vectors, is_normalized=bool(job.normalize))
@@ -191,63 +191,6 @@ def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:
     ]
 
 
-def mend(proof: Proof, settings: Settings) -> bool:
-    """Make a damaged output an honest one in one commit, and tell whether a resumed run makes it complete.
-
-    Files of damaged units and files in excess go, and so do the receipts of damaged units; receipts that are lost or wrong
-    are written from the files. A complete output that lost units has its receipts in parts again, as a growing one. A rank
-    table that cannot be made again takes all units with it.
-
-    Raises:
-        CommitError: the output refuses.
-        ConfigError: the rank table is to be made, and the model has changed.
-    """
-    verifier, problems = proof.verifier, proof.report.problems
-    damaged = {problem.unit for problem in problems if problem.repair == "compute"}
-    unproved = {problem.unit for problem in problems if problem.repair == "receipt"} - damaged
-    paths = set[str]()
-    files: dict[str, bytes] = {}
-    for problem in (problem for problem in problems if problem.repair == "table"):
-        metadata = verifier.metadata(proof.units)
-        table = ranges_of_chunks(proof.job, metadata) or table_again(proof.job, metadata, settings)
-        if table is not None:
-            files[problem.path] = table
-        else:
-            damaged, unproved = {unit.number for unit in proof.units if verifier.files.keys() & unit.paths}, set()
-            paths.add(problem.path)
-    paths |= {path for number in damaged if number is not None for path in proof.units[number].paths}
-    paths |= {problem.path for problem in problems if problem.repair == "delete"}
-    if damaged or unproved:
-        receipts, old = _new_receipts(proof, damaged, unproved)
-        files |= receipts
-        paths |= old - files.keys()
-    repo = open_existing(verifier.repo.name)  # not the pinned one: a commit tried again looks at what is there
-    commit_files(repo, files, sorted(paths & verifier.files.keys()), "Remove what is damaged", lambda: None)
-    return not proof.report.missing and (bool(damaged) or not verifier.is_finished)
-
-
-def _new_receipts(
-    proof: Proof, damaged: set[int | None], unproved: set[int | None]
-) -> tuple[Mapping[str, bytes], set[str]]:
-    """Return the files of the receipts that stay or are written anew, and the paths of all old ones."""
-    verifier, layout = proof.verifier, proof.layout
-    old = {path for path in verifier.files if path == layout.ledger or path.startswith(f"{layout.receipts}/")}
-    fitting = verifier.fitting_receipts(proof.units)
-    receipts: dict[int, Receipt] = {
-        unit.start: fitting[unit.start]
-        for unit in proof.units
-        if unit.start in fitting and unit.number not in damaged | unproved
-    }
-    lost = [unit for unit in proof.units if unit.number in unproved]
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        receipts.update({receipt.start: receipt for receipt in pool.map(verifier.receipt_of, lost)})
-    ledger = Ledger(verifier.repo, layout.receipts, layout.ledger)
-    ledger.add(receipts.values())
-    if verifier.is_finished and not damaged:
-        return ledger.whole(), old
-    return ledger.part(ledger.receipts) if receipts else {}, old
-
-
 def open_pinned(output: str) -> tuple[Repo, str | None]:
     """Open an output to be read as it is at this moment, and return the commit where there is one.
 
@@ -264,20 +207,3 @@ def open_pinned(output: str) -> tuple[Repo, str | None]:
         return repo, repo.pin()
     except CommitError as error:
         raise ConfigError(str(error)) from error
-
-
-def open_existing(output: str) -> Repo:
-    """Open an output without making it: a proof changes nothing.
-
-    Raises:
-        ConfigError: there is no such folder, or the name is none.
-    """
-    if is_folder(output):
-        if not Path(output).expanduser().is_dir():
-            raise ConfigError(f"{output}: there is no such folder")
-        return open_repo(output, private=True)
-    if not (HUB_ID.match(output) or HUB_NAME.match(output)):
-        raise ConfigError(f"{output!r} is neither a Hub dataset (user/name) nor a path (./name)")
-    from hub.remote import HubRepo
-
-    return HubRepo(output)

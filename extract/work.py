@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from builders.chat import clean_text
+from builders.content import content_hash
 from builders.files import SourceError
 from builders.job import Job
 from builders.row import Row, RowError
 from builders.schema import SKIPPED_COLUMNS, Column, arrow_schema
+from builders.text import Text
 from builders.units import Unit
 from extract.sample import Sample
 
@@ -57,6 +59,10 @@ class Work(ABC):
         """Account for a row that gives a record."""
         self.rows[position] = (row.index, _text(row, self.job.id_column), _text(row, self.job.source_column))
         self.hashes[position] = content_hash
+
+    def add_texts(self, position: int, row: Row, texts: tuple[Text, ...]) -> None:
+        """Account for a row that gives a record of these texts."""
+        self.add_row(position, row, content_hash(texts))
 
     def skip(self, index: int, error: RowError) -> None:
         """Account for a row that gives none."""

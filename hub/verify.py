@@ -7,7 +7,7 @@ per file. `deep` reads all data, each file once, and at most DEEP_THREADS files 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,6 +64,7 @@ class Verifier:
     ledger: str  # path of the receipts, for what is said of them
     is_finished: bool  # the output says that it is complete
     deep: bool
+    _schemas: dict[int, pa.Schema | None] = field(default_factory=dict)  # found once, by kind of file
 
     def absent(self, units: Iterable[PlannedUnit]) -> list[PlannedUnit]:
         """Units that a growing output does not hold yet: no file, no receipt."""
@@ -84,7 +85,7 @@ class Verifier:
         for start in sorted(self.receipts.keys() - fitting.keys()):
             what = f"names rows {start}-{self.receipts[start].stop}, and files that are not those of a unit"
             yield Problem(self.ledger, what, None, "receipt")
-        schemas = [self._schema([(unit, unit.paths[kind]) for unit in units], fitting) for kind in (0, 1)]
+        schemas = [self._schema(units, kind, fitting) for kind in (0, 1)]
         with ThreadPoolExecutor(DEEP_THREADS if self.deep else READ_THREADS) as pool:
             for found in pool.map(lambda unit: list(self._unit(unit, schemas, fitting.get(unit.start))), units):
                 # the receipt of a unit that is computed again is written with it
@@ -97,7 +98,7 @@ class Verifier:
 
     def metadata(self, units: Sequence[PlannedUnit]) -> Mapping[bytes, bytes]:
         """Return what most chunks say of their records, in the metadata of their schema; {} where there is no chunk."""
-        schema = self._schema([(unit, unit.data) for unit in units], self.fitting_receipts(units))
+        schema = self._schema(units, 0, self.fitting_receipts(units))
         return (schema.metadata if schema is not None else None) or {}
 
     def receipt_of(self, unit: PlannedUnit) -> Receipt:
@@ -113,15 +114,18 @@ class Verifier:
     def _present(self, unit: PlannedUnit) -> list[str]:
         return [path for path in unit.paths if path in self.files]
 
-    def _schema(
-        self, places: Collection[tuple[PlannedUnit, str]], receipts: Mapping[int, Receipt]
-    ) -> pa.Schema | None:
-        """The most common schema of some chunks, first of those that their receipts prove."""
-        there = [(unit, path) for unit, path in places if path in self.files]
-        proved = [p for u, p in there if (r := receipts.get(u.start)) and self._differs(p, r) is None]
-        paths = dict.fromkeys([*proved[:NUM_SAMPLED], *(path for _, path in there[:NUM_SAMPLED])])
+    def _schema(self, units: Sequence[PlannedUnit], kind: int, receipts: Mapping[int, Receipt]) -> pa.Schema | None:
+        """The most common schema of some records (`kind` 0) or skipped rows (1), first of files that receipts prove."""
+        if kind not in self._schemas:
+            there = [(unit, unit.paths[kind]) for unit in units if unit.paths[kind] in self.files]
+            proved = [p for u, p in there if (r := receipts.get(u.start)) and self._differs(p, r) is None]
+            paths = dict.fromkeys([*proved[:NUM_SAMPLED], *(path for _, path in there[:NUM_SAMPLED])])
+            self._schemas[kind] = self._most_common(list(paths)[:NUM_SAMPLED])
+        return self._schemas[kind]
+
+    def _most_common(self, paths: Iterable[str]) -> pa.Schema | None:
         found: Counter[bytes] = Counter()
-        for path in list(paths)[:NUM_SAMPLED]:
+        for path in paths:
             try:
                 opened = Opened.open(self.repo, self.files[path], deep=False)
                 if opened.said.get("fingerprint") == self.fingerprint:

@@ -122,6 +122,21 @@ def conversations(arguments=dict):
     yield "no content key", [user(), {k: v for k, v in calls().items() if k != "content"}, result(), answer()], TOOLS
     yield "parts", [parts("user", w.q), parts("assistant", w.a), parts("user", w.q), parts("assistant", w.a)], None
     yield "user parts", [parts("user", w.q), answer()], None
+    many = {"role": "assistant", "content": [part for _ in range(3) for part in parts("assistant", w.a)["content"]]}
+    yield "many parts", [parts("user", w.q), many, user(), answer()], None
+    yield "an empty list", [user(), {"role": "assistant", "content": []}, user(), answer()], None
+    yield "a call and None", [user(), calls(content=None), result(), answer()], TOOLS
+    yield "the same turns", [message for _ in range(3) for message in (user("Hi."), answer("Hi."))], None
+    yield (
+        "odd white space",
+        [user("\u00a0{}\u2028{}\u200f"), answer("\u3000{}\u2028\u200b{}\u00a0\u202e"), user(), answer("\u3000\u00a0")],
+        None,
+    )
+    yield "right to left", [user("\u202e{} שלום {}"), answer("שלום {} \u2067مرحبا\u2069 {}\ufeff")], None
+    yield "a token and nothing else", [user(), answer("<|im_end|>"), user(), answer("</s>"), user(), answer()], None
+    yield "the end of a thought", [user(), answer("</think>{}</think> {}"), user(), answer("<think>{} {}")], None
+    yield "words of a template", [user("user {}"), answer("assistant\n{}\nuser\n{}"), user(), answer("[{}]")], None
+    yield "a long line", [user("x" * 3000), answer("{}" + " y" * 3000 + "{}"), user(), answer()], None
     yield "long", [message for _ in range(12) for message in (user("{} {} " * 20 if 0 else "{} {}"), answer())], None
 
 
@@ -155,13 +170,39 @@ def chat_tokenizer(source, *, metaspace=False):
         vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=["<unk>"] if metaspace else []
     )
     tokenizer.train_from_iterator(text, trainer)
-    eos = next((token for token in EOS if token in source), "</s>")
+    special = sorted(set(CONTROL.findall(source)))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
-        eos_token=eos,
+        eos_token=next((token for token in EOS if token in source), "</s>"),
         unk_token="<unk>",
-        additional_special_tokens=sorted(set(CONTROL.findall(source))),
+        additional_special_tokens=special,
     )
     fast.chat_template = source
+    if end := printed_end(fast):
+        fast.add_special_tokens({"eos_token": end})
     return fast
+
+
+def quotation(tokenizer):
+    """A conversation whose words hold a whole rendered chat of the tokenizer's template, and a prompt of it."""
+    hi, ho = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi"}
+    chat = tokenizer.apply_chat_template([hi, ho, hi, ho], tokenize=False)
+    prompt = tokenizer.apply_chat_template([hi], tokenize=False, add_generation_prompt=True)
+    texts = [f"{prompt} q10z {chat}", f"a11z {chat}{prompt} a12z", "q13z", f"{prompt}a14z", "q15z", f"a16z{chat}"]
+    return [{**(ho if i % 2 else hi), "content": text} for i, text in enumerate(texts)]
+
+
+def printed_end(tokenizer):
+    """What a template prints behind each answer, where that has neither the shape of a control token nor letters alone.
+
+    A real tokenizer knows such a token (`[e~[`) by name.
+    """
+    user, answer = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "a10z"}
+    try:
+        texts = [tokenizer.apply_chat_template([user, answer, *more], tokenize=False) for more in ([], [user, answer])]
+    except Exception:  # a template is foreign code
+        return ""
+    first, then = (f"{text.partition('a10z')[2]} ".split()[:1] for text in texts)
+    end = first[0] if first and first == then else ""
+    return "" if CONTROL.search(end) or not re.search(r"[^\w\s.,:#*-]", end) else end

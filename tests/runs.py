@@ -34,6 +34,7 @@ class Bench:
     hub: dict[str, str] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)  # other variables of the environment
     cache_number: int = 0
+    python: str = sys.executable  # the interpreter of a run: some engines have an environment of their own
 
     @property
     def cache(self) -> Path:
@@ -59,7 +60,7 @@ class Bench:
 
     def start(self, *arguments: str, workers: int = 1) -> subprocess.Popen[bytes]:
         """Start `extract/run.py` in a process group of its own."""
-        launcher = [sys.executable]
+        launcher = [self.python]
         if workers > 1:
             launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(workers), "--master_port", "0"]
             launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]

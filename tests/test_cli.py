@@ -68,6 +68,7 @@ def test_a_flag_may_say_the_opposite_of_the_file(here):
     assert (job.normalize, job.private, settings.resume) == (True, False, False)
     assert job.fields == ("response", "think")
     assert job_of("--fields", "").fields == ()
+    assert job_of("--fields", "think", "--fields", "response").fields == ("think", "response")
 
 
 def test_a_job_file_holds_settings_too(here):

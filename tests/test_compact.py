@@ -105,6 +105,27 @@ def test_a_decoder_written_from_the_format_alone_agrees(vocab_size):
         np.testing.assert_allclose(sampled[t][decoded.is_sample[t]], r / max(1, len(samples)), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("encoding", ["default", "compact"])
+def test_datasets_may_strip_zeros_off_the_end_of_bytes(encoding):
+    """Its numpy format makes fixed-width strings of bytes, whose last zeros are lost: here all but the first id are small."""
+    from datasets import Dataset
+
+    block = vars(block_of(6))
+    first = np.r_[100_000, block["nucleus_ids"][1:]]
+    place = {"input_ids": np.arange(7), "positions": np.arange(1, 7)}
+    if encoding == "default":
+        record, ranks = pack(**block | {"nucleus_ids": first}, vocab_size=151_936, **place), None
+    else:
+        ranks = RankTable(np.arange(70_000, dtype=np.int32))  # three bytes a rank, and nothing in the third
+        record = pack_compact(**block, ranks=ranks, **place)
+    row = {name: list(value) if isinstance(value, np.ndarray) else value for name, value in record.items()}
+    dataset = Dataset(pa.Table.from_pylist([row, row])).with_format("numpy")
+    for found in (dataset[0], *dataset.__getitems__([0, 1])):
+        assert any(len(found[name]) < len(record[name]) for name in record if isinstance(record[name], bytes))
+        for name in ("ids", "sampled_ids", "counts", "sampled_counts"):
+            np.testing.assert_array_equal(getattr(unpack(found, ranks), name), getattr(unpack(record, ranks), name))
+
+
 def test_one_threshold_for_the_whole_dataset():
     """Ids with p >= tau are exact, others are drawn with weight tau: as many as there are, a token may have none of either."""
     tau = 1 / 64

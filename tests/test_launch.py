@@ -274,7 +274,7 @@ def jobs_hub(tmp_path) -> Iterator[HubServer]:
 
 def hf_jobs(hub: HubServer, bench: Bench, *arguments: str, **settings: object) -> int:
     """Exit code of hf_jobs.py; `SETUP` takes this checkout, as jobs here have no packages to install."""
-    setup = {"SETUP": f"cd {CHECKOUT} && export OMP_NUM_THREADS=1 STILLROOM_FAKE_SECONDS_PER_BATCH=1.5"}
+    setup = {"SETUP": f"cd {CHECKOUT} && export OMP_NUM_THREADS=1 STILLROOM_FAKE_SECONDS_PER_BATCH=4"}
     bench.hub = hub.env()
     with recipe(bench, "python", LAUNCH / "hf_jobs.py", *arguments, POLL_SECONDS=0.5, **(setup | settings)) as process:
         return process.wait(400)
@@ -285,7 +285,7 @@ def hf_jobs(hub: HubServer, bench: Bench, *arguments: str, **settings: object) -
 def test_hugging_face_jobs_follow_each_other_until_the_dataset_is_complete(jobs_hub, source, tmp_path, num_jobs):
     bench = Bench(tmp_path)
     small = job(source, chunk_rows=5)  # a job loses the unit in hand with its disk
-    assert hf_jobs(jobs_hub, bench, *small, MINUTES=0.5, NUM_JOBS=num_jobs) == 0, bench.log.read_text()
+    assert hf_jobs(jobs_hub, bench, *small, MINUTES=0.75, NUM_JOBS=num_jobs) == 0, bench.log.read_text()
     assert "24 chunks in user/out" in bench.log.read_text()
     every_row_once(bench)
     jobs = list(jobs_hub.jobs.all.values())

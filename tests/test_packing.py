@@ -199,7 +199,7 @@ def test_a_temperature_that_the_record_cannot_serve_is_refused():
 @pytest.mark.parametrize("encoding", ["default", "compact"])
 def test_zeros_at_the_end_of_bytes_may_be_gone(encoding):
     """`datasets` gives bytes as numpy strings in its format "numpy", and those have no zeros at their end."""
-    block, vocab_size = block_of(5, 70_000), 70_000
+    block, vocab_size = block_of(9, 70_000), 70_000
     ranks = RankTable.of_ids(vocab_size)
     record = (
         pack(**vars(block), vocab_size=vocab_size)

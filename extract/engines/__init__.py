@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
+from builders.engines import SERVERS
 from builders.job import Job
 from extract.batching import TokenBudget
 from extract.device import default_device
 from extract.model_files import ModelFiles
 from extract.sample import Batch
+from extract.settings import Settings
 
 
 class EngineError(RuntimeError):
     """The model cannot be loaded or run. Exit code 1."""
+
+
+class EngineLostError(EngineError):
+    """What runs the model is gone and may come back: the run stops with everything safe, as at its deadline."""
 
 
 class Engine(Protocol):
@@ -25,16 +31,26 @@ class Engine(Protocol):
     def run(self, batches: Iterable[Batch], budget: TokenBudget) -> Generator[tuple[Batch, Any, int], None, None]:
         """Yield (batch, results, padded tokens run); vectors are float32 [B, D], final but for storage.
 
-        An empty batch gives an array of no rows. Out of memory halves the budget and goes on.
+        An empty batch gives an array of no rows. Out of memory halves the budget and goes on. An engine that waits long yields
+        empty batches of its own, so that the run can stop.
+
+        Raises:
+            EngineLostError: a server was away for too long.
         """
 
 
-def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
+def load_engine(job: Job, files: ModelFiles, device: str | None, settings: Settings | None = None) -> Engine:
     """Load the settled job's model.
 
     Raises:
         EngineError: it cannot be loaded.
+        ConfigError: the engine is not installed, or does not do what the job asks for.
     """
+    settings = settings or Settings()
+    if job.build == "lengths":
+        from extract.lengths import NoEngine
+
+        return NoEngine()
     if job.engine == "fake":
         from extract.engines.fake import FakeEngine, FakeTeacher
 
@@ -47,6 +63,14 @@ def load_engine(job: Job, files: ModelFiles, device: str | None) -> Engine:
         from extract.engines.teacher import TeacherEngine
 
         return TeacherEngine(job, files, device or default_device())
+    if job.engine in SERVERS:
+        from extract.engines.remote import RemoteEngine
+
+        return RemoteEngine(job, files, settings)
+    if job.engine == "vllm":
+        from extract.engines.vllm import VllmEngine
+
+        return VllmEngine(job, files, settings.gpu_memory_utilization, settings.max_batch_tokens)
     if files.modules.is_static:
         from extract.engines.static import StaticEngine
 

@@ -86,7 +86,8 @@ class FakeTeacher(Fake):
             is_kept = p >= job.global_threshold
             drawn = np.ceil((1 - (p * is_kept).sum(1)) / job.global_threshold - draw.random(tokens)).astype(int)
         width = int(drawn.max(initial=0))
-        others = np.tile(np.arange(self.dimension // 2, self.dimension, dtype=np.int32), (tokens, 1))
+        last_ids = np.arange(self.dimension // 2, self.dimension, dtype=np.int32)[-512:]
+        others = np.tile(last_ids, (tokens, 1))
         sampled = draw.permuted(others, axis=1)[:, :width]
         sampled = np.where(np.arange(width) < drawn[:, None], sampled, self.dimension)
         sampled.sort(axis=1)
