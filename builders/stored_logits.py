@@ -50,7 +50,7 @@ def open_logits(name: str, *, config_name: str = "default", revision: str | None
 
     Raises:
         ValueError: none of stillroom's, no teacher logits, no chunk yet, or no rank table that fits them.
-        OSError: there is no such dataset, or no access, or no answer.
+        OSError: no answer.
     """
     stored = open_stored(name, config_name=config_name, revision=revision)
     if stored.job.build != "logits":

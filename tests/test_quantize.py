@@ -15,6 +15,9 @@ from sentence_transformers import quantize_embeddings
 
 from builders.quantize import VectorFormat, calibrate, dequantize, quantize, ranges_from_bytes, ranges_to_bytes, recall
 from builders.stored_vectors import open_vectors, stored_array, vector_column
+from extract.embedder import Embedder
+from extract.engines import EngineError
+from extract.engines.fake import FakeEngine
 from tests.runs import MINILM, Bench, download, hub_process
 
 
@@ -225,6 +228,25 @@ def test_a_chunk_with_other_ranges_is_damage(whole, tmp_path):
     assert "embedding has vectors that are not of length 1 with the ranges of the chunk" in whats
 
 
+class OtherModel(FakeEngine):
+    """Vectors of another model."""
+
+    def _vector(self, sample):
+        return np.roll(super()._vector(sample), 1)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_queries_are_floats_and_another_model_is_told_from_quantised_vectors(whole, source, dtype):
+    embedder = Embedder.from_dataset(str(whole.root / dtype))
+    texts = [embedder.job.view.render(row)[0].text for row in pq.read_table(source).slice(0, 5).to_pylist()]
+    floats = stored(whole.root / "float32")[:5]["embedding"]
+    np.testing.assert_allclose(embedder.embed_batch(texts), floats, atol=1e-6)
+    embedder.check()
+    with pytest.raises(EngineError, match="other vectors"):
+        Embedder(embedder.job, embedder.files, OtherModel(384)).check()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "binary"])
 def test_an_update_carries_stored_vectors_over_as_they_are(whole, source, tmp_path, dtype):
     bench = Bench(tmp_path)
@@ -247,6 +269,7 @@ def test_an_update_carries_stored_vectors_over_as_they_are(whole, source, tmp_pa
     assert verify(bench, tmp_path / "out")["problems"] == []
 
 
+@pytest.mark.slow
 def test_jobs_that_share_nothing_and_several_workers_use_one_file_of_ranges(source, tmp_path):
     with hub_process(tmp_path / "hub") as hub:
         bench = Bench(tmp_path / "bench", hub)
