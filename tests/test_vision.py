@@ -51,7 +51,9 @@ def settled(folder, **options):
     """(job, files) as a run has them."""
     job = Job(**{"model": str(folder), "image_column": ("image",), "max_length": 1024, "dtype": "float32", **options})
     files = read_model_files(job)
-    return dataclasses.replace(settle_images(job, files), pooling=job.pooling or files.pooling), files
+    normalize = files.modules.is_normalized if job.normalize is None else job.normalize
+    pooling = job.pooling or files.pooling
+    return dataclasses.replace(settle_images(job, files), pooling=pooling, normalize=normalize), files
 
 
 def open_both(folder, **options):
