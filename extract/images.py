@@ -64,12 +64,15 @@ def decode(content: bytes) -> Image:
 @contextmanager
 def _foreign() -> Iterator[None]:
     """A decoder meets foreign bytes, and fails in its own ways."""
+    from PIL import UnidentifiedImageError
     from PIL.Image import DecompressionBombError
 
     try:
         yield
     except RowError:
         raise
+    except UnidentifiedImageError:  # its message holds the address of an object: other bytes in each run
+        raise RowError("bad_image", f"no image in {', '.join(FORMATS)}") from None
     except Exception as error:
         reason = "image_too_large" if isinstance(error, DecompressionBombError) else "bad_image"
         raise RowError(reason, f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from None
