@@ -31,7 +31,7 @@ def settle_images(job: Job, files: ModelFiles) -> Job:
     for name in ("min_pixels", "max_pixels"):
         if side is None and getattr(job, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')}: {job.model} has its own rule for the size of images")
-    instruction = (files.prompt or None) if job.instruction is None else job.instruction
+    instruction = (files.prompt_named(job.prompt_name) or None) if job.instruction is None else job.instruction
     if _read(files.folder / "config.json").get("model_type", "").startswith("qwen3_vl"):
         instruction = INSTRUCTION if instruction is None else instruction.strip()
         if instruction and not unicodedata.category(instruction[-1]).startswith("P"):

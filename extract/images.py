@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builders.options import ConfigError
@@ -59,6 +60,17 @@ def decode(content: bytes) -> Image:
 
     with _foreign():
         return _on_white(ImageOps.exif_transpose(_open(content))).convert("RGB")
+
+
+def encoded(image: bytes | str | Path | Image) -> bytes:
+    """Return the bytes of an image: as they are, from a file, or as PNG. OSError: there is no such file."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | Path):
+        return Path(image).expanduser().read_bytes()
+    content = BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
 
 
 @contextmanager

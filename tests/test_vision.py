@@ -18,6 +18,7 @@ from builders.options import ConfigError
 from builders.text import Text, TextView
 from extract.batching import TokenBudget, token_batches
 from extract.dry_run import dry_run
+from extract.embedder import Embedder
 from extract.engines import load_engine
 from extract.image_job import settle_images
 from extract.images import decode
@@ -51,7 +52,9 @@ def settled(folder, **options):
     """(job, files) as a run has them."""
     job = Job(**{"model": str(folder), "image_column": ("image",), "max_length": 1024, "dtype": "float32", **options})
     files = read_model_files(job)
-    return dataclasses.replace(settle_images(job, files), pooling=job.pooling or files.pooling), files
+    normalize = files.modules.is_normalized if job.normalize is None else job.normalize
+    pooling = job.pooling or files.pooling
+    return dataclasses.replace(settle_images(job, files), pooling=pooling, normalize=normalize), files
 
 
 def open_both(folder, **options):
@@ -385,6 +388,26 @@ def test_the_card_speaks_of_images(built):
     assert "| images | `image`, before the text; scaled to at most 1,843,200 and at least 4,096 pixels" in card
     assert "| `num_images` | int32 |" in card
     assert "a vision-language model" in card
+
+
+def test_the_dataset_alone_says_how_to_embed_a_query(source, built, tmp_path):
+    embedder = Embedder.from_dataset(str(built))
+    index, vectors = read_vectors(built)
+    assert index[:3].tolist() == [0, 1, 2]  # 2 has no image
+    first, content = pq.read_table(source).to_pylist()[:3], picture(0, 64, 64)
+    (tmp_path / "a.png").write_bytes(content)
+    for image in (content, tmp_path / "a.png", [Image.open(io.BytesIO(content))]):
+        np.testing.assert_allclose(embedder.embed_multimodal(first[0]["text"], image), vectors[0], atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_text(first[2]["text"]), vectors[2], atol=1e-5)
+    image_alone = embedder.embed_multimodal("", first[1]["image"]["bytes"])
+    assert np.abs(image_alone - vectors[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="truncated"):
+        embedder.embed_multimodal("row 7", BROKEN[7][1])
+    with pytest.raises(ValueError, match="text 1 has nothing to embed"):
+        embedder.embed_batch(["a", " "])
+    query = Embedder.from_dataset(str(built), instruction="Find the chart")
+    assert query.prompt == "Find the chart."
+    assert np.abs(query.embed_text("a") - embedder.embed_text("a")).max() > 1e-3
 
 
 def test_a_dry_run_counts_images(source, qwen, built, cache):
