@@ -118,6 +118,15 @@ def test_a_model_that_moved_is_found_and_another_one_refused(made, minilm, tmp_p
         Embedder.from_dataset(str(tmp_path / "out"), model=str(minilm))
 
 
+def test_while_an_update_runs_readers_have_the_job_before_it(made, tmp_path):
+    shutil.copytree(made / "out/_stillroom", tmp_path / "out/_stillroom")
+    job = tmp_path / "out/_stillroom/job.json"
+    said = json.loads(job.read_text())
+    job.rename(job.with_name("previous.json"))
+    job.write_text(json.dumps(said | {"job": said["job"] | {"dimensions": 64}}))
+    assert Embedder.from_dataset(str(tmp_path / "out")).dimension == 128
+
+
 def test_what_is_no_dataset_of_embeddings_is_refused(made, tmp_path):
     with pytest.raises(ValueError, match="no dataset of stillroom here"):
         Embedder.from_dataset(str(tmp_path))

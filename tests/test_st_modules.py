@@ -122,8 +122,9 @@ POOLINGS = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "word"), POOLINGS)
-@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "word", "include_prompt"), [(*POOLINGS[0], True), *((*pooling, False) for pooling in POOLINGS)]
+)
 def test_every_pooling_with_and_without_its_prompt(bert, tmp_path, mode, word, include_prompt):
     pooling = Pooling(SIZE, mode, include_prompt=include_prompt)
     prompts = {"query": "Represent this question: ", "document": ""}
