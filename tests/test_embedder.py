@@ -48,6 +48,9 @@ def test_a_documents_own_text_gives_its_vector(made, documents):
     assert vectors.dtype == np.float32 and vectors.shape == stored.shape
     assert (vectors * stored).sum(1).min() > 0.9999
     np.testing.assert_allclose(embedder.embed_text(f" {texts[3]}\n"), stored[3], atol=1e-5)
+    np.testing.assert_allclose(
+        embedder.embed_text("a\ud83d"), embedder.embed_text("a\ufffd"), atol=1e-5
+    )  # half a sign
     assert embedder.embed_batch([]).shape == (0, 128)
     embedder.check()
 
