@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import sys
 import time
 
 import numpy as np
@@ -309,6 +310,12 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_a_model_that_takes_no_images_is_refused(minilm):
     with pytest.raises(ConfigError, match="takes no images: give a vision-language model"):
         load_processor(*settled(minilm, max_length=128))
+
+
+def test_a_missing_pillow_names_its_command(qwen, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ConfigError, match=r"^--image-column needs Pillow: pip install 'stillroom\[vision\]'$"):
+        settled(qwen)
 
 
 def bomb():
