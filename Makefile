@@ -36,7 +36,7 @@ test-triton: $(VENV)/ready $(VENV)-triton/ready
 $(VENV)-triton/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-triton
 	$(VENV)-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 "numpy<2" torch==2.13.0 transformers==5.23.0
-	$(BIN)/pip install --quiet "tritonclient[all]>=2.50"
+	$(BIN)/pip install --quiet --constraint constraints.txt "tritonclient[all]>=2.50"
 	touch $@
 
 # 200 kills under a bad Hub; the extra suites take ten minutes of it
