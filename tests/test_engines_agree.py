@@ -161,7 +161,7 @@ def test_vllm_says_what_it_cannot_do(arguments, tmp_path):
 
 @needs_triton
 def test_a_triton_server_gives_the_vectors_of_transformers(arguments, truth, minilm, tmp_path):
-    """Token ids over HTTP, text over gRPC."""
+    """Token ids over HTTP, text over gRPC; each run is killed and resumed."""
     pytest.importorskip("tritonclient", reason="pip install 'stillroom[triton]'")
     find = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
     libraries = subprocess.run(
@@ -176,6 +176,10 @@ def test_a_triton_server_gives_the_vectors_of_transformers(arguments, truth, min
         ):
             bench = Bench(tmp_path / str(number))
             bench.root.mkdir()
-            log = bench.run(*arguments, "--engine", "triton", "--endpoint", url, "--triton-model", model, timeout=600)
+            mine = [*arguments, "--engine", "triton", "--endpoint", url, "--triton-model", model]
+            process = bench.start(*mine, "--max-batch-tokens", "256")
+            wait_for_chunks(bench, 2)
+            kill_group(process)
+            log = bench.run(*mine, timeout=600)
             assert f"{url} is ready: model {model} (" in log and "at most 64 texts per request, 384 dimensions" in log
             assert lowest_cosine(vectors_of(bench), truth) >= MIN_COSINE
