@@ -17,6 +17,7 @@ from builders.chat import clean_text
 from builders.engines import SERVERS
 from builders.job import Job
 from builders.options import ConfigError
+from builders.row import RowError
 from builders.selection import select
 from builders.source import open_source
 from builders.stored import open_stored
@@ -26,8 +27,10 @@ from extract.agree import check_agreement
 from extract.batching import TokenBudget
 from extract.claim import Plan
 from extract.engines import Engine, load_engine
+from extract.images import encoded
 from extract.model_files import ModelFiles, read_model_files
 from extract.plan import open_existing
+from extract.processor import VisionProcessor, load_processor
 from extract.sample import Sample
 from extract.settings import Settings
 from extract.stages import batches
@@ -43,7 +46,7 @@ class Embedder:
 
     def __init__(self, job: Job, files: ModelFiles, engine: Engine) -> None:
         self.job, self.files, self.engine = job, files, engine
-        self.tokenizer = load_text_tokenizer(job, files)
+        self.tokenizer = load_processor(job, files) if job.image_column else load_text_tokenizer(job, files)
 
     @classmethod
     def from_dataset(
@@ -118,17 +121,22 @@ class Embedder:
         """
         if isinstance(texts, str):
             raise ValueError("embed_batch takes a list of texts: embed_text takes one")
-        if not texts:
-            return np.empty((0, self.dimension), np.float32)
-        work, budget = VectorWork(Unit(0, 0, len(texts)), self.job), TokenBudget(self.engine.max_batch_tokens)
-        for batch, vectors, _ in self.engine.run(batches(self._samples(texts), budget, work), budget):
-            work.keep(batch.samples, vectors)
-        assert work.vectors is not None
-        return work.vectors[0]
+        return self._embed([Text("", clean_text(text).strip()) for text in texts])
 
     def embed_multimodal(self, text: str, image: Any) -> np.ndarray:
-        """Return the vector of a text and an image, float32 [D]. ValueError: the model reads no images."""
-        raise ValueError(f"{self.job.model} embeds text alone: an image needs a dataset that was made of images")
+        """Return the vector of a text, which may be "", with an image in front, or several; float32 [D].
+
+        `image` is a Pillow image, a path or encoded bytes, or a list of them.
+
+        Raises:
+            ValueError: the dataset was not made of images, or this is none that can be read.
+            OSError: the file cannot be read.
+        """
+        if not self.job.image_column:
+            raise ValueError(f"{self.job.output} was made of texts alone: there is nothing to compare an image with")
+        given = image if isinstance(image, list | tuple) else [image]
+        vector: np.ndarray = self._embed([Text("", clean_text(text).strip(), (), tuple(map(encoded, given)))])[0]
+        return vector
 
     def check(self) -> None:
         """Embed a few rows of the source again and compare them with the dataset: is it the same model?
@@ -149,9 +157,32 @@ class Embedder:
         plan = Plan(replace(job, engine=self.job.engine), source, selection, units, ())
         check_agreement(plan, self.files, self.engine, open_existing(str(self.job.output)))
 
-    def _samples(self, texts: Sequence[str]) -> list[Sample]:
-        encoded = self.tokenizer.encode([Text("", clean_text(text).strip()) for text in texts])
-        empty = next((i for i, (ids, _) in enumerate(encoded) if not ids), None)
-        if empty is not None:
-            raise ValueError(f"text {empty} has nothing to embed: {texts[empty]!r}")
-        return [Sample(i, 0, ids, truncated) for i, (ids, truncated) in enumerate(encoded)]
+    def _embed(self, texts: Sequence[Text]) -> np.ndarray:
+        if not texts:
+            return np.empty((0, self.dimension), np.float32)
+        work, budget = VectorWork(Unit(0, 0, len(texts)), self.job), TokenBudget(self.engine.max_batch_tokens)
+        for batch, vectors, _ in self.engine.run(batches(self._samples(texts), budget, work), budget):
+            work.keep(batch.samples, vectors)
+        for position, error in sorted(work.failed.items()):  # an image that broke while it was read
+            raise ValueError(f"text {position}: {error.detail}")
+        assert work.vectors is not None
+        return work.vectors[0]
+
+    def _samples(self, texts: Sequence[Text]) -> list[Sample]:
+        for number, text in enumerate(texts):
+            if not text.text and not text.images:
+                raise ValueError(f"text {number} has nothing to embed")
+        if isinstance(self.tokenizer, VisionProcessor):
+            return list(map(self._scene, range(len(texts)), texts))
+        made = self.tokenizer.encode(texts)
+        for number, (ids, _) in enumerate(made):
+            if not ids:
+                raise ValueError(f"text {number} has nothing to embed: {texts[number].text!r}")
+        return [Sample(i, 0, ids, truncated) for i, (ids, truncated) in enumerate(made)]
+
+    def _scene(self, number: int, text: Text) -> Sample:
+        assert isinstance(self.tokenizer, VisionProcessor)
+        try:
+            return self.tokenizer.sample(number, text)
+        except RowError as error:
+            raise ValueError(f"text {number}: {error.detail}") from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from builders.options import ConfigError
 from builders.row import RowError
@@ -84,6 +86,27 @@ def _open(content: bytes) -> Image:
             "image_too_large", f"{image.width} x {image.height} pixels: at most {MAX_IMAGE_PIXELS:,} are read"
         )
     return image
+
+
+def encoded(image: Any) -> bytes:
+    """Return an image as a dataset has it: its bytes, a file's, or a Pillow image as PNG, upright and with all its colours.
+
+    Raises:
+        ValueError: it is none of these.
+        OSError: the file cannot be read.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        return Path(image).expanduser().read_bytes()
+    from PIL import Image, ImageOps
+
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"{type(image).__name__} is no image: give a Pillow image, a path or encoded bytes")
+    upright, content = ImageOps.exif_transpose(image), BytesIO()
+    fits = upright if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else upright.convert("RGB")
+    fits.save(content, "PNG", compress_level=1)
+    return content.getvalue()
 
 
 def _on_white(image: Image) -> Image:

@@ -18,6 +18,7 @@ from builders.options import ConfigError
 from builders.text import Text, TextView
 from extract.batching import TokenBudget
 from extract.dry_run import dry_run
+from extract.embedder import Embedder
 from extract.engines import load_engine
 from extract.image_job import settle_images
 from extract.images import decode
@@ -360,3 +361,42 @@ def test_a_dry_run_counts_images(source, qwen, built, cache):
     torn = load_processor(*settled(qwen)).sample(0, row("row 7", BROKEN[7][1])).num_tokens  # known when it is decoded
     assert f"tokens    {tokens + 4 * torn:,}, from 160 rows" in plan
     assert "empty     20.0% of rows" in plan
+
+
+def test_a_query_of_text_and_images_is_embedded_as_a_row_is(source, built):
+    embedder = Embedder.from_dataset(str(built))
+    index, vectors = read_vectors(built)
+    data = pq.read_table(source).to_pylist()
+    for i in (0, 1, 4, 2):  # both, both, image alone, text alone
+        text, image = data[i]["text"] or "", data[i]["image"]
+        made = embedder.embed_multimodal(text, image["bytes"]) if image else embedder.embed_text(text)
+        np.testing.assert_allclose(made, vectors[index.tolist().index(i)], atol=1e-5)
+    texts = [data[i]["text"] for i in (2, 6, 10)]
+    np.testing.assert_allclose(embedder.embed_batch(texts)[1], embedder.embed_text(texts[1]), atol=1e-5)
+    several = embedder.embed_multimodal("a", [picture(0), picture(9)])
+    assert np.abs(several - embedder.embed_multimodal("a", [picture(9), picture(0)])).max() > 1e-4
+    embedder.check()
+
+
+def test_an_image_of_a_query_is_pillows_a_file_or_bytes(built, tmp_path):
+    embedder = Embedder.from_dataset(str(built))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    content = picture(3, 96, 64, "JPEG", exif=exif)
+    (tmp_path / "image.jpg").write_bytes(content)
+    vector = embedder.embed_multimodal("a", content)
+    for image in (Image.open(io.BytesIO(content)), tmp_path / "image.jpg", str(tmp_path / "image.jpg")):
+        np.testing.assert_allclose(embedder.embed_multimodal("a", image), vector, atol=1e-5)
+    cmyk = Image.open(io.BytesIO(content)).convert("CMYK")
+    np.testing.assert_allclose(
+        embedder.embed_multimodal("a", cmyk), embedder.embed_multimodal("a", cmyk.convert("RGB")), atol=1e-5
+    )
+    for image, message in (
+        (b"x", "text 0: UnidentifiedImageError"),
+        (BROKEN[8][1], "text 0: "),
+        (7, "int is no image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embedder.embed_multimodal("a", image)
+    with pytest.raises(ValueError, match="text 0 has nothing to embed"):
+        embedder.embed_text("")
