@@ -27,6 +27,7 @@ from extract.agree import check_agreement
 from extract.batching import TokenBudget
 from extract.claim import Plan
 from extract.engines import Engine, load_engine
+from extract.image_job import settle_images
 from extract.images import encoded
 from extract.model_files import ModelFiles, read_model_files
 from extract.plan import open_existing
@@ -91,6 +92,7 @@ class Embedder:
             asked = replace(made, instruction=instruction, prompt_name=prompt_name)  # refuses both
             prompt = files.prompt_named(prompt_name) if instruction is None else instruction
             made = replace(asked, instruction=prompt, prompt_name=None)
+        made = settle_images(made, files)
         urls = (endpoint,) if isinstance(endpoint, str) else tuple(endpoint)
         settings = Settings(device=device, endpoint=urls, endpoint_model=endpoint_model)
         return cls(made, files, load_engine(made, files, device, settings))
@@ -121,21 +123,23 @@ class Embedder:
         """
         if isinstance(texts, str):
             raise ValueError("embed_batch takes a list of texts: embed_text takes one")
-        return self._embed([Text("", clean_text(text).strip()) for text in texts])
+        if not texts:
+            return np.empty((0, self.dimension), np.float32)
+        return self._run(self._samples(texts))
 
     def embed_multimodal(self, text: str, image: Any) -> np.ndarray:
-        """Return the vector of a text, which may be "", with an image in front, or several; float32 [D].
+        """Return the vector of a text, which may be empty, and an image, float32 [D].
 
-        `image` is a Pillow image, a path or encoded bytes, or a list of them.
+        `image` is encoded bytes, a path, an image of Pillow, or a list of these.
 
         Raises:
-            ValueError: the dataset was not made of images, or this is none that can be read.
-            OSError: the file cannot be read.
+            ValueError: the dataset was made of text alone, or the image is broken or too long.
+            OSError: there is no such file.
         """
-        if not self.job.image_column:
-            raise ValueError(f"{self.job.output} was made of texts alone: there is nothing to compare an image with")
-        given = image if isinstance(image, list | tuple) else [image]
-        vector: np.ndarray = self._embed([Text("", clean_text(text).strip(), (), tuple(map(encoded, given)))])[0]
+        if not isinstance(self.tokenizer, VisionProcessor):
+            raise ValueError(f"{self.job.output} embeds text alone: an image needs a dataset that was made of images")
+        images = tuple(map(encoded, image if isinstance(image, list | tuple) else [image]))
+        vector: np.ndarray = self._run([_scene(self.tokenizer, 0, Text("", _clean(text), (), images))])[0]
         return vector
 
     def check(self) -> None:
@@ -157,32 +161,37 @@ class Embedder:
         plan = Plan(replace(job, engine=self.job.engine), source, selection, units, ())
         check_agreement(plan, self.files, self.engine, open_existing(str(self.job.output)))
 
-    def _embed(self, texts: Sequence[Text]) -> np.ndarray:
-        if not texts:
-            return np.empty((0, self.dimension), np.float32)
-        work, budget = VectorWork(Unit(0, 0, len(texts)), self.job), TokenBudget(self.engine.max_batch_tokens)
-        for batch, vectors, _ in self.engine.run(batches(self._samples(texts), budget, work), budget):
+    def _run(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Vectors of samples of one row each, [N, D]."""
+        work, budget = VectorWork(Unit(0, 0, len(samples)), self.job), TokenBudget(self.engine.max_batch_tokens)
+        for batch, vectors, _ in self.engine.run(batches(samples, budget, work), budget):
             work.keep(batch.samples, vectors)
-        for position, error in sorted(work.failed.items()):  # an image that broke while it was read
-            raise ValueError(f"text {position}: {error.detail}")
+        for number, error in sorted(work.failed.items()):  # an image that only its decoder finds broken
+            raise ValueError(f"text {number}: {error.detail}")
         assert work.vectors is not None
         return work.vectors[0]
 
-    def _samples(self, texts: Sequence[Text]) -> list[Sample]:
-        for number, text in enumerate(texts):
-            if not text.text and not text.images:
-                raise ValueError(f"text {number} has nothing to embed")
+    def _samples(self, texts: Sequence[str]) -> list[Sample]:
+        cleaned = [Text("", _clean(text)) for text in texts]
         if isinstance(self.tokenizer, VisionProcessor):
-            return list(map(self._scene, range(len(texts)), texts))
-        made = self.tokenizer.encode(texts)
-        for number, (ids, _) in enumerate(made):
-            if not ids:
-                raise ValueError(f"text {number} has nothing to embed: {texts[number].text!r}")
-        return [Sample(i, 0, ids, truncated) for i, (ids, truncated) in enumerate(made)]
+            is_empty = [not text.text for text in cleaned]
+            samples = [_scene(self.tokenizer, i, text) for i, text in enumerate(cleaned)]
+        else:
+            found = self.tokenizer.encode(cleaned)
+            is_empty = [not ids for ids, _ in found]
+            samples = [Sample(i, 0, ids, truncated) for i, (ids, truncated) in enumerate(found)]
+        if any(is_empty):
+            i = is_empty.index(True)
+            raise ValueError(f"text {i} has nothing to embed: {texts[i]!r}")
+        return samples
 
-    def _scene(self, number: int, text: Text) -> Sample:
-        assert isinstance(self.tokenizer, VisionProcessor)
-        try:
-            return self.tokenizer.sample(number, text)
-        except RowError as error:
-            raise ValueError(f"text {number}: {error.detail}") from None
+
+def _clean(text: str) -> str:
+    return clean_text(text).strip()
+
+
+def _scene(processor: VisionProcessor, number: int, text: Text) -> Sample:
+    try:
+        return processor.sample(number, text)
+    except RowError as error:
+        raise ValueError(f"text {number}: {error.detail}") from None

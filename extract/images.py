@@ -63,31 +63,6 @@ def decode(content: bytes) -> Image:
         return _on_white(ImageOps.exif_transpose(_open(content))).convert("RGB")
 
 
-@contextmanager
-def _foreign() -> Iterator[None]:
-    """A decoder meets foreign bytes, and fails in its own ways."""
-    from PIL.Image import DecompressionBombError
-
-    try:
-        yield
-    except RowError:
-        raise
-    except Exception as error:
-        reason = "image_too_large" if isinstance(error, DecompressionBombError) else "bad_image"
-        raise RowError(reason, f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from None
-
-
-def _open(content: bytes) -> Image:
-    from PIL import Image
-
-    image = Image.open(BytesIO(content), formats=FORMATS)
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        raise RowError(
-            "image_too_large", f"{image.width} x {image.height} pixels: at most {MAX_IMAGE_PIXELS:,} are read"
-        )
-    return image
-
-
 def encoded(image: Any) -> bytes:
     """Return an image as a dataset has it: its bytes, a file's, or a Pillow image as PNG, upright and with all its colours.
 
@@ -107,6 +82,34 @@ def encoded(image: Any) -> bytes:
     fits = upright if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else upright.convert("RGB")
     fits.save(content, "PNG", compress_level=1)
     return content.getvalue()
+
+
+@contextmanager
+def _foreign() -> Iterator[None]:
+    """A decoder meets foreign bytes, and fails in its own ways."""
+    from PIL import UnidentifiedImageError
+    from PIL.Image import DecompressionBombError
+
+    try:
+        yield
+    except RowError:
+        raise
+    except UnidentifiedImageError:  # its message holds the address of an object: other bytes in each run
+        raise RowError("bad_image", f"no image in {', '.join(FORMATS)}") from None
+    except Exception as error:
+        reason = "image_too_large" if isinstance(error, DecompressionBombError) else "bad_image"
+        raise RowError(reason, f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from None
+
+
+def _open(content: bytes) -> Image:
+    from PIL import Image
+
+    image = Image.open(BytesIO(content), formats=FORMATS)
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise RowError(
+            "image_too_large", f"{image.width} x {image.height} pixels: at most {MAX_IMAGE_PIXELS:,} are read"
+        )
+    return image
 
 
 def _on_white(image: Image) -> Image:

@@ -89,7 +89,7 @@ def test_what_cannot_be_embedded_is_refused_in_one_line(made):
             embedder.embed_batch(["a", text])
     with pytest.raises(ValueError, match="takes a list of texts"):
         embedder.embed_batch("a")
-    with pytest.raises(ValueError, match="was made of texts alone"):
+    with pytest.raises(ValueError, match="embeds text alone"):
         embedder.embed_multimodal("a", b"")
 
 

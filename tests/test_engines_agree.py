@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ VLLM_PYTHON = os.environ.get("STILLROOM_VLLM_PYTHON")
 TRITON_PYTHON = os.environ.get("STILLROOM_TRITON_PYTHON")
 SAMPLE = os.environ.get("STILLROOM_CHAT_SAMPLE")
 NUM_ROWS = 500
-MIN_COSINE = 0.9999
+MIN_COSINE, MIN_COSINE_HALF = 0.9999, 0.999
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 needs_vllm = pytest.mark.skipif(VLLM_PYTHON is None, reason="STILLROOM_VLLM_PYTHON is not set: `make test-vllm`")
@@ -134,6 +135,20 @@ def test_a_vllm_server_gives_the_vectors_of_transformers(arguments, truth, minil
         log = bench.run(*arguments, "--engine", "openai", "--endpoint", f"http://127.0.0.1:{port}", timeout=600)
     assert f"http://127.0.0.1:{port}/v1 is ready: model minilm, 384 dimensions, takes token ids" in log
     assert lowest_cosine(vectors_of(bench), truth) >= MIN_COSINE
+
+
+@needs_vllm
+def test_bfloat16_stays_near(arguments, truth, tmp_path):
+    """Of float32, and of each other."""
+    half = ["bfloat16" if part == "float32" else part for part in arguments]
+    found = []
+    for engine, python in (("transformers", sys.executable), ("vllm", str(VLLM_PYTHON))):
+        bench = Bench(tmp_path / engine, python=python)
+        bench.root.mkdir()
+        bench.run(*half, "--engine", engine, timeout=600)
+        found.append(vectors_of(bench))
+        assert lowest_cosine(found[-1], truth) >= MIN_COSINE_HALF
+    assert lowest_cosine(*found) >= MIN_COSINE_HALF
 
 
 @needs_vllm
