@@ -1,4 +1,4 @@
-"""How k-NN density grows: seconds (of the clock, of all cores together), memory and recall from 10,000 to 1 M vectors, exact and by cells.
+"""How k-NN density grows from 10,000 to 1 M vectors: seconds of the clock and of all cores, memory, recall.
 
     python benchmarks/density.py --rows 10000 --rows 100000 --rows 1000000 --plot docs/density.svg
 
