@@ -2,7 +2,8 @@
 
 Every engine but `fake` runs the same model on the same tokens to the same vectors (cosine of at least 0.9999 in float32,
 which tests hold), so that a dataset may be begun with one and finished with another: the fingerprint tells only `fake`
-from the rest. A server is held to what the output has when a run goes on with it (extract/agree.py).
+from the rest. A server is held to what the output has when a run goes on with it, and so is what goes on after a
+server (extract/agree.py).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def engine_problem(engine: str, build: str, pooling: str | None, layer: int) -> 
         )
     if layer != -1:
         return f"--layer is {layer}: --engine {engine} gives the last layer only; use --engine transformers"
-    refused = ("max", "logits-mean") if engine == "vllm" else ("logits-mean",)
-    if pooling in refused:
+    can_pool = pooling in (None, "mean", "last", "cls") if engine == "vllm" else pooling != "logits-mean"
+    if not can_pool:
         return f"--pooling {pooling}: --engine {engine} does not pool so; use --engine transformers"
     return None
