@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +23,17 @@ COMPARE = {
 
 
 def top_k(
-    vectors: np.ndarray, queries: np.ndarray, k: int, keep: np.ndarray | None = None
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    keep: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positions (int64 [Q, K]) and inner products (float32 [Q, K]) of the `k` greatest, best first.
 
-    `vectors` [N, D] are read once, in blocks; those of length 1 give cosines. K is `k`, or all rows where there are fewer.
-    `keep` (bool [N]) leaves rows out. Of equal products, the lower position comes first.
+    `vectors` [N, D] are read once, in blocks. K is `k`, or all rows where there are fewer. `keep` (bool [N]) leaves rows
+    out; `lengths` [N] of the vectors make cosines of the products with queries of length 1, 0 for a vector of zeros. Of equal
+    products, the lower position comes first.
     """
     queries = np.atleast_2d(np.asarray(queries, np.float32))
     positions: np.ndarray = np.empty((len(queries), 0), np.int64)
@@ -43,6 +47,8 @@ def top_k(
                 continue
             there, block = there[chosen], block[chosen]
         found = queries @ np.asarray(block, np.float32).T
+        if lengths is not None:
+            found /= np.maximum(lengths[there], 1e-12)
         positions = np.concatenate([positions, np.broadcast_to(there, found.shape)], axis=1)
         positions, scores = _best(positions, np.concatenate([scores, found], axis=1), k)
     return positions, scores
@@ -107,12 +113,3 @@ def kept_rows(rows: pa.Table, filters: Sequence[Filter]) -> np.ndarray | None:
     if not filters:
         return None
     return np.logical_and.reduce([one.mask(rows) for one in filters])
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A row that was found: its `index` in the source, the cosine with the query, and what is known of it."""
-
-    index: int
-    score: float
-    record: dict[str, Any]
