@@ -34,7 +34,7 @@ class MatrixFile(Protocol):
         """Finish the file and return its SHA-256. CorruptError: it does not hold what was written."""
 
 
-class _Body:
+class Body:
     """Bytes after a header of fixed size, hashed as they are written and as they are read back."""
 
     def __init__(self, path: Path, header_bytes: int) -> None:
@@ -52,6 +52,7 @@ class _Body:
             file.write(content)
 
     def close(self, header: bytes) -> str:
+        """Put the header in front, read all back, and return the SHA-256 of the whole file."""
         assert len(header) == self.header_bytes
         with self.partial.open("r+b") as file:
             file.write(header)
@@ -73,7 +74,7 @@ class SafetensorsFile:
     """`embeddings` [N, D] as they are stored, and `index` int64 [N], which is held in memory until the end: 8 bytes a row."""
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
-        self.body, self.metadata = _Body(path, HEADER_BYTES["safetensors"]), dict(metadata)
+        self.body, self.metadata = Body(path, HEADER_BYTES["safetensors"]), dict(metadata)
         self.indices: list[np.ndarray] = []
         self.dtype, self.dims = np.dtype(np.float32), 0
 
@@ -106,7 +107,7 @@ class NpyFile:
     """A matrix [N, D], for `np.load(path, mmap_mode="r")`."""
 
     def __init__(self, path: Path) -> None:
-        self.body = _Body(path, HEADER_BYTES["npy"])
+        self.body = Body(path, HEADER_BYTES["npy"])
         self.num_rows, self.dims, self.dtype = 0, 0, np.dtype(np.float32)
 
     def write(self, block: np.ndarray, index: np.ndarray) -> None:
