@@ -27,7 +27,7 @@ def engine_problem(engine: str, build: str, pooling: str | None, layer: int) -> 
         )
     if layer != -1:
         return f"--layer is {layer}: --engine {engine} gives the last layer only; use --engine transformers"
-    refused = ("max", "logits-mean") if engine == "vllm" else ("logits-mean",)
-    if pooling in refused:
+    can_pool = pooling in (None, "mean", "last", "cls") if engine == "vllm" else pooling != "logits-mean"
+    if not can_pool:
         return f"--pooling {pooling}: --engine {engine} does not pool so; use --engine transformers"
     return None

@@ -18,11 +18,13 @@ from builders.logits_options import LogitsOptions
 from builders.options import ConfigError, check_fields, option
 from builders.text import DEFAULT_TEMPLATE, TextView
 
-EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"))  # at most one of each
+# at most one of each
+EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"), ("instruction", "prompt_name"))
 PINNED = {"revision": "source", "model_revision": "model"}  # a revision says something of one name only
 NAME = re.compile(r"\w[\w.-]*")  # of a folder of the output and in the card: no slash, no glob
+STORAGE_DTYPES = ("float32", "float16", "int8", "binary")
 BUILDS = ("embeddings", "logits", "lengths")
-POOLINGS = ("mean", "last", "cls", "max", "logits-mean")
+POOLINGS = ("mean", "last", "cls", "max", "mean-sqrt-len", "weighted-mean")  # logits-mean stands alone
 LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a hash of its content
 
 
@@ -76,6 +78,12 @@ class Job(LogitsOptions):
     turns: str = option("last", "which turns of the chat the fields hold", group="Text", choices=("last", "all"))
     system: bool = option(False, "put the system prompt in front", group="Text")
     instruction: str | None = option(None, "text in front of every text [the model's own prompt]", group="Text")
+    prompt_name: str | None = option(
+        None,
+        "the model's own prompt of this name as --instruction, as in query [its default]",
+        group="Text",
+        values=False,
+    )
     max_length: int | None = option(None, "tokens per text [the model's limit]", group="Text", minimum=2)
     truncate: str = option(
         "end",
@@ -101,14 +109,24 @@ class Job(LogitsOptions):
         choices=("float32", "bfloat16", "float16"),
     )
     pooling: str | None = option(
-        None, "how token vectors become one [the model's files, else last]", group="Model", choices=POOLINGS
+        None,
+        f"how token vectors become one: {', '.join(POOLINGS)}, several as in cls+mean, or logits-mean "
+        "[the model's files, else last]",
+        group="Model",
     )
     layer: int = option(-1, "hidden state that is pooled: -1 the last, 0 the embeddings", group="Model")
-    normalize: bool = option(True, "scale every vector to length 1", group="Model")
-    dimensions: int | None = option(None, "keep the first N dimensions (Matryoshka) [all]", group="Model", minimum=1)
+    normalize: bool | None = option(
+        None, "scale every vector to length 1 [as a sentence-transformers model's files say, else yes]", group="Model"
+    )
+    dimensions: int | None = option(
+        None, "keep the first N dimensions (Matryoshka) [the model's files, else all]", group="Model", minimum=1
+    )
+    modules: tuple[str, ...] = option(
+        (), "what a sentence-transformers model has beside transformer and pooling", group="Model", settled=True
+    )
     trust_remote_code: bool = option(False, "run Python code that comes with the model", group="Model")
     storage_dtype: str = option(
-        "float32", "dtype of the stored vectors", group="Output", choices=("float32", "float16")
+        "float32", "how vectors are stored; binary: one bit a value", group="Output", choices=STORAGE_DTYPES
     )
 
     chunk_rows: int | None = option(
@@ -139,8 +157,7 @@ class Job(LogitsOptions):
                 raise ConfigError(f"{flag} is {name!r}: it names a folder, of letters, digits, '_', '-' and '.'")
         if self.config_name in ("data", "skipped", "_stillroom"):
             raise ConfigError(f"--config-name {self.config_name!r} is a folder of the output: choose another name")
-        if self.storage_dtype == "float16" and not self.normalize:
-            raise ConfigError("--storage-dtype float16 holds no value over 65,504: normalise, or store float32")
+        self._check_vectors()
         if self.fields and self.text_template is not None:
             raise ConfigError("--fields and --text-template exclude each other: a field is a text of its own")
         if self.build == "logits":
@@ -151,6 +168,17 @@ class Job(LogitsOptions):
             self.view  # noqa: B018  # its own checks
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    def _check_vectors(self) -> None:
+        if self.pooling is not None and self.pooling != "logits-mean":
+            unknown = [word for word in self.pooling.split("+") if word not in POOLINGS]
+            if unknown:
+                known = f"{', '.join(POOLINGS)}, several as in cls+mean, or logits-mean"
+                raise ConfigError(f"--pooling is {self.pooling!r}: choose one of {known}")
+        if self.instruction is not None and self.prompt_name is not None:
+            raise ConfigError("--instruction and --prompt-name exclude each other: give one of them")
+        if self.storage_dtype == "float16" and self.normalize is False:
+            raise ConfigError("--storage-dtype float16 holds no value over 65,504: normalise, or store float32")
 
     @property
     def view(self) -> TextView:

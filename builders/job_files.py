@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ def job_from_dict(mapping: Mapping[str, Any]) -> Job:
 
 def stored_job(mapping: Mapping[str, Any]) -> Job:
     """Build a job from what `Job.to_dict` gave: its options, and what was settled beside them."""
-    options = dict(mapping)
-    updated_from = options.pop("updated_from", None)
-    return replace(job_from_dict(options), updated_from=updated_from)
+    settled = {spec.name for spec in fields(Job)} - option_fields(Job).keys()
+    job_from_dict({name: value for name, value in mapping.items() if name not in settled})
+    return from_mapping(Job, mapping)
 
 
 def preset_names() -> list[str]:

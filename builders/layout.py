@@ -67,6 +67,11 @@ class Layout:
         return f"{self.meta}/ranks.bin"
 
     @property
+    def ranges(self) -> str:
+        """The ranges of int8 vectors: one for all generations, so that records can be carried over."""
+        return f"{self.meta}/ranges.npy"
+
+    @property
     def split_folder(self) -> str:
         """Name of the folder of the split, in `data` and in `skipped`."""
         return f"{self.split}{self._suffix}"

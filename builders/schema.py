@@ -18,12 +18,17 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "float32": pa.float32(),
     "float16": pa.float16(),
+    "int8": pa.int8(),
 }
+BITS = "bits"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `length` makes it a fixed-size list of `dtype`, as for vectors; `split`: Parquet splits numbers by byte."""
+    """One column. `length` makes it a fixed-size list of `dtype`, as for vectors; `bits` are packed, eight in a byte.
+
+    `split`: Parquet splits numbers by byte.
+    """
 
     name: str
     dtype: str
@@ -32,8 +37,15 @@ class Column:
     split: bool = False
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of packed bits."""
+        return -(-(self.length or 0) // 8)
+
+    @property
     def arrow_type(self) -> pa.DataType:
         """Type in Arrow and Parquet."""
+        if self.dtype == BITS:
+            return pa.binary(self.num_bytes)
         value = ARROW_TYPES[self.dtype]
         return value if self.length is None else pa.list_(pa.field("element", value), self.length)
 
@@ -46,7 +58,10 @@ class Column:
     @property
     def feature(self) -> dict[str, Any]:
         """The same as the JSON of a `datasets` feature (`Value`, `List`), which load_dataset reads from the schema."""
-        value = {"dtype": self.dtype, "_type": "Value"}
+        dtype = f"fixed_size_binary[{self.num_bytes}]" if self.dtype == BITS else self.dtype
+        value = {"dtype": dtype, "_type": "Value"}
+        if self.dtype == BITS:
+            return value
         return value if self.length is None else {"feature": value, "length": self.length, "_type": "List"}
 
 
@@ -83,10 +98,11 @@ def embeddings_columns(job: Job, source_columns: Sequence[str], dimension: int) 
     ]
     columns += [Column(name, "string", "The text before it was cut to length.") for name in text_names(job)]
     norm = "of length 1" if job.normalize else "as the model gave it"
-    columns += [
-        Column(name, job.storage_dtype, f"Vector of {dimension} dimensions, {norm}.", length=dimension)
-        for name in embedding_names(job)
-    ]
+    about = f"Vector of {dimension} dimensions, {norm}."
+    if job.storage_dtype in ("int8", "binary"):
+        about = f"Vector of {dimension} dimensions, quantised: `builders/quantize.py` restores it."
+    dtype = BITS if job.storage_dtype == "binary" else job.storage_dtype
+    columns += [Column(name, dtype, about, length=dimension) for name in embedding_names(job)]
     return columns
 
 

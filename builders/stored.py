@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +46,26 @@ def open_stored(name: str, *, config_name: str = "default", revision: str | None
     While an update runs, this is the dataset before it.
 
     Raises:
-        ValueError: it is none of stillroom's.
-        OSError: there is no such dataset, or no access, or no answer.
+        ValueError: it is none of stillroom's, or there is none, or no access to it.
+        OSError: no answer.
     """
     files, root = _filesystem(name, revision)
     layout = Layout(config_name)
-    path = next((p for p in (layout.previous, layout.job) if files.exists(f"{root}/{p}")), None)
-    if path is None:
-        raise ValueError(f"{name}: no dataset of stillroom here (there is no {layout.job})")
-    return StoredDataset(name, stored_job(json.loads(files.cat_file(f"{root}/{path}"))["job"]), files, root)
+    for path in (layout.previous, layout.job):
+        with suppress(FileNotFoundError):
+            return StoredDataset(name, stored_job(json.loads(_read(files, f"{root}/{path}"))["job"]), files, root)
+    raise ValueError(f"{name}: no dataset of stillroom here (there is no {layout.job})")
+
+
+def _read(files: Any, path: str) -> bytes:
+    """Read a small file. `exists` of the Hub's file system would say no where there is no answer."""
+    try:
+        content: bytes = files.cat_file(path)
+    except OSError:  # FileNotFoundError, too, which stands for no access as well
+        raise
+    except Exception as error:  # no connection: the error of whichever HTTP library the Hub's client uses
+        raise OSError(f"the Hub cannot be reached: {error}") from error
+    return content
 
 
 def _filesystem(name: str, revision: str | None) -> tuple[Any, str]:

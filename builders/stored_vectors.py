@@ -23,7 +23,7 @@ def open_vectors(name: str, *, config_name: str = "default", revision: str | Non
 
     Raises:
         ValueError: none of stillroom's, no chunk yet, or no quantised vectors.
-        OSError: there is no such dataset, or no access, or no answer.
+        OSError: no answer.
     """
     stored = open_stored(name, config_name=config_name, revision=revision)
     with stored.filesystem.open(stored.chunks()[0], "rb") as file:

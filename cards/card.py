@@ -68,6 +68,8 @@ class Card:
             options=self.options,
             temperatures=", ".join(f"{t:g}" for t in self.job.temperatures),
             ranks=Layout.of(self.job).ranks,
+            ranges=Layout.of(self.job).ranges,
+            is_quantised=self.job.storage_dtype in ("int8", "binary"),
         )
         old_data, old_body = split_front_matter(existing)
         body = replace_generated(old_body, BLANK_LINES.sub("\n\n", card.text.strip()))

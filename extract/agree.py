@@ -6,10 +6,14 @@ from io import BytesIO
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from builders.job import Job
 from builders.layout import Layout
+from builders.quantize import VectorFormat
 from builders.schema import embedding_names
+from builders.stored_vectors import stored_array
 from builders.units import Unit
 from extract.batching import TokenBudget
 from extract.builds import open_build
@@ -21,6 +25,7 @@ from extract.vectors import VectorWork
 
 NUM_ROWS = 8
 MIN_COSINE = 0.99  # bfloat16 against float32 is above 0.999; another pooling or model is far below
+MIN_COSINE_BITS = 0.9  # of signs: one in twenty may differ, near 0; of another model every second does
 
 
 class Files(Protocol):
@@ -47,15 +52,23 @@ def check_agreement(plan: Plan, files: ModelFiles, engine: Engine, output: Files
         return
     name = embedding_names(plan.job)[0]
     table = pq.read_table(BytesIO(content), columns=["index", name]).filter(_is_there(name)).slice(0, NUM_ROWS)
-    stored = np.stack(table[name].to_numpy()).astype(np.float32) if table.num_rows else np.empty((0, 0), np.float32)
-    fresh = _embed(plan, files, engine, table["index"].to_numpy())
+    stored, form = _stored(plan.job, table, name, engine.dimension)
+    fresh = form.dequantize(form.quantize(_embed(plan, files, engine, table["index"].to_numpy())))
     scale = np.linalg.norm(stored, axis=-1) * np.linalg.norm(fresh, axis=-1)
     lowest = float((np.einsum("nd,nd->n", stored, fresh) / np.maximum(scale, 1e-12)).min(initial=1))
-    if not lowest >= MIN_COSINE:
+    if not lowest >= (MIN_COSINE_BITS if form.dtype == "binary" else MIN_COSINE):
         raise EngineError(
             f"--engine {plan.job.engine} gives other vectors than {plan.job.output} holds (cosine {lowest:.3f} over "
             f"{table.num_rows} rows): is it the same model, with the same pooling?"
         )
+
+
+def _stored(job: Job, table: pa.Table, name: str, dimension: int) -> tuple[np.ndarray, VectorFormat]:
+    """Vectors of a chunk, float32 [N, D], and how they are stored."""
+    form = VectorFormat(job.storage_dtype, dimension)
+    if job.storage_dtype in ("int8", "binary"):
+        form = VectorFormat.from_metadata(table.schema.metadata)
+    return form.dequantize(stored_array(table[name].combine_chunks())), form
 
 
 def _is_there(name: str) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from builders.columns import logits_format, record_columns
 from builders.compact import compact_bytes
 from builders.distill import vocabulary_hash
@@ -13,6 +15,7 @@ from builders.lengths_schema import counting
 from builders.logits_schema import LogitsFormat
 from builders.options import ConfigError
 from builders.packing import record_bytes
+from builders.quantize import BYTES, VectorFormat
 from builders.rank_table import RankTable
 from builders.row import Row
 from builders.schema import Column
@@ -54,14 +57,22 @@ class Build(Protocol):
 class EmbeddingsBuild:
     """Texts of a row, a vector for each."""
 
-    def __init__(self, job: Job, source: Source, tokenizer: TextTokenizer, old: OldRecords | None = None) -> None:
-        self.job, self.source, self.tokenizer, self.old = job, source, tokenizer, old
+    def __init__(
+        self,
+        job: Job,
+        source: Source,
+        tokenizer: TextTokenizer,
+        old: OldRecords | None = None,
+        ranges: np.ndarray | None = None,
+    ) -> None:
+        self.job, self.source, self.tokenizer, self.old, self.ranges = job, source, tokenizer, old, ranges
+        self.form: VectorFormat | None = None
         carried = [name for name in (job.id_column, job.source_column) if name in source.columns]
         self.needed_columns: Sequence[str] = list(dict.fromkeys([*job.view.columns(source.columns), *carried]))
 
     def work(self, unit: Unit) -> VectorWork:
         """See Build."""
-        return VectorWork(unit, self.job)
+        return VectorWork(unit, self.job, form=self.form)
 
     def samples(self, rows: Iterable[Row], work: Work) -> Iterator[Sample]:
         """See Build: an update carries texts over that the older generation has."""
@@ -69,13 +80,18 @@ class EmbeddingsBuild:
         return samples(carry(texts(rows, self.job.view, work), self.old, work), self.tokenizer, work)
 
     def columns(self, engine: Engine) -> list[Column]:
-        """See Build."""
+        """See Build. ConfigError: the vectors have other dimensions than the dataset's ranges."""
+        if self.ranges is not None and self.ranges.shape[1] != engine.dimension:
+            raise ConfigError(
+                f"--model {self.job.model} gives {engine.dimension} dimensions, and the ranges have {self.ranges.shape[1]}"
+            )
+        self.form = VectorFormat(self.job.storage_dtype, engine.dimension, self.ranges)
         return record_columns(self.job, self.source.columns, engine.dimension)
 
     def row_bytes(self, work: Work, engine: Engine) -> float:
         """See Build."""
         assert isinstance(work, VectorWork)
-        value_bytes = 2 if self.job.storage_dtype == "float16" else 4
+        value_bytes = BYTES[self.job.storage_dtype]
         text_bytes = sum(len(t.text) for row in work.texts.values() for t in row) / max(1, len(work.texts))
         return ROW_BYTES + engine.dimension * value_bytes * max(1, len(self.job.fields)) + text_bytes
 
@@ -160,7 +176,12 @@ class LengthsBuild:
 
 
 def open_build(
-    job: Job, source: Source, files: ModelFiles, old: OldRecords | None = None, ranks: RankTable | None = None
+    job: Job,
+    source: Source,
+    files: ModelFiles,
+    old: OldRecords | None = None,
+    ranks: RankTable | None = None,
+    ranges: np.ndarray | None = None,
 ) -> Build:
     """Return the job's build, with the model's tokenizer.
 
@@ -171,4 +192,4 @@ def open_build(
         return LogitsBuild(job, source, load_tokenizer(job, files), ranks)
     if job.build == "lengths":
         return LengthsBuild(job, source, load_tokenizer(job, files))
-    return EmbeddingsBuild(job, source, load_text_tokenizer(job, files), old)
+    return EmbeddingsBuild(job, source, load_text_tokenizer(job, files), old, ranges)

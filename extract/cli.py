@@ -47,7 +47,8 @@ def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
     help_text = spec.metadata["help"]
     if kind is bool:
         negative = "--public" if name == "private" else f"--no-{flag[2:]}"
-        help_text += f" [{flag if spec.default else negative}]"
+        if spec.default is not None:
+            help_text += f" [{flag if spec.default else negative}]"
         return click.option(f"{flag}/{negative}", name, default=None, help=help_text)
     if spec.default is not None and kind is not tuple:
         help_text += f" [{spec.default}]"
@@ -136,7 +137,8 @@ def verify_command(output: str, config_name: str, split: str | None, cache_dir: 
 def _verify(
     output: str, config_name: str, split: str | None, settings: Settings, *, deep: bool, repair: bool, as_json: bool
 ) -> int:
-    from extract.verify import mend, verify
+    from extract.mend import mend
+    from extract.verify import verify
 
     def prove() -> Proof:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from builders.job import Job
+from builders.quantize import BYTES
 from builders.row import Row, RowError
 from builders.selection import select
 from builders.source import open_source
@@ -54,8 +55,8 @@ def dry_run(asked: Job, settings: Settings) -> str:
             cost(n, rows, replace(job.view, template=t, fields=(), system=False), tokenizer)
             for n, t in PLAN_VIEWS.items()
         ]
-    dimension = min(job.dimensions or files.hidden_size, files.hidden_size)
-    row_bytes = ROW_BYTES + dimension * (2 if job.storage_dtype == "float16" else 4) * max(1, len(job.fields))
+    dimension = min(job.dimensions or 10**9, files.size(job.pooling))
+    row_bytes = ROW_BYTES + dimension * BYTES[job.storage_dtype] * max(1, len(job.fields))
     scale = selection.num_rows / max(1, len(rows))
     chunk_rows = job.chunk_rows or two_digits(job.upload_size_mb * 1e6 / row_bytes)
     units = Units(selection.num_rows, chunk_rows)

@@ -21,7 +21,7 @@ from builders.options import ConfigError
 from builders.packing import Logits
 from builders.rank_table import RankTable
 from builders.read_logits import LogitsBatch, read_batch, read_logits
-from extract.prepare import read_job, read_previous
+from extract.output_job import read_job, read_previous
 from extract.verify import open_pinned
 from hub.pending import Entry
 from hub.ranges import RangeFile

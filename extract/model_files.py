@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from builders.files import file_sha256
 from builders.job import LOCAL_SHA, Job
 from builders.options import ConfigError
 from extract.gguf import SUFFIX, converted
+from extract.modules import Modules, read_json, read_modules, static_width
 
 PACKAGE = "package:"  # a folder inside an installed Python package: package:NAME/FOLDER
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
 # what decides the values of a local model
 CONTENT_FILES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py")
-POOLING_NAMES = {"mean": "mean", "lasttoken": "last", "cls": "cls", "max": "max"}
-KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 HIDDEN_SIZE_NAMES = ("hidden_size", "d_model", "dim", "n_embd")
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 COUNT_FROM_PAD = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")  # first position: pad_token_id + 1
@@ -39,6 +38,27 @@ class ModelFiles:
     pooling: str  # what the files say; else the last token of a language model, the mean of an encoder
     prompt: str
     vocab_size: int = 0  # ids in a distribution of a language model; 0 where the files do not say
+    modules: Modules = field(default_factory=Modules)
+    root: Path = Path()  # the folder that paths of modules are relative to
+    prompts: Mapping[str, str] = field(default_factory=dict)  # by name
+    truncate_dim: int | None = None  # dimensions that the model's own files keep
+
+    def size(self, pooling: str | None) -> int:
+        """Dimensions of the vectors, before any are cut off; 0 where the files do not say. ConfigError: as Modules.size."""
+        return self.modules.size(self.hidden_size, pooling or self.pooling)
+
+    def prompt_named(self, name: str | None) -> str:
+        """Return a prompt; without a name, the model's default.
+
+        Raises:
+            ConfigError: the model has no prompt of this name.
+        """
+        if name is None:
+            return self.prompt
+        if name not in self.prompts:
+            known = ", ".join(map(repr, sorted(self.prompts))) or "none"
+            raise ConfigError(f"--prompt-name is {name!r}: the model's prompts are {known}")
+        return self.prompts[name]
 
     @property
     def location(self) -> tuple[str, str | None]:
@@ -105,7 +125,13 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, str]:
     try:
         sha = HfApi().model_info(repo_id, revision=revision).sha
         assert sha is not None
-        return Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(SMALL_FILES))), sha
+        folder = Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(SMALL_FILES)))
+        weights = [path.as_posix() for path in read_modules(folder).weights]
+        if weights:  # of what is not the transformer's
+            snapshot_download(repo_id, revision=sha, allow_patterns=weights)
+        return folder, sha
+    except ConfigError:
+        raise
     except GatedRepoError:
         raise ConfigError(f"--model {repo_id} is gated: ask for access on its page, then `hf auth login`") from None
     except RevisionNotFoundError:
@@ -120,64 +146,51 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, str]:
         raise OSError(f"--model {repo_id}: the Hub cannot be reached: {error}") from error
 
 
-def _facts(job: Job, folder: Path, revision: str, repo_id: str | None) -> ModelFiles:
-    config = _read(folder / "config.json")
-    if not config:
-        raise ConfigError(f"--model {job.model}: {folder} has no config.json, so it is no transformers model")
+def _facts(job: Job, root: Path, revision: str, repo_id: str | None) -> ModelFiles:
+    modules = read_modules(root)
+    folder = root / modules.path
+    if repo_id is not None and folder != root and not modules.is_static:
+        raise ConfigError(
+            f"--model {job.model}: its transformer is in {modules.path}: download it, and give the folder"
+        )
+    config = {} if modules.is_static else read_json(folder / "config.json")
+    if not config and not modules.is_static:
+        raise ConfigError(f"--model {job.model}: {root} has no config.json, so it is no transformers model")
     config = {**config, **config.get("text_config", {})}
-    transformer = _read(folder / "sentence_bert_config.json")
-    limits = [
-        transformer.get("max_seq_length"),
-        config.get("max_position_embeddings"),
-        _read(folder / "tokenizer_config.json").get("model_max_length"),
-    ]
-    known = [int(limit) for limit in limits if limit is not None and 0 < limit < NO_LIMIT]
-    if config.get("model_type") in COUNT_FROM_PAD and config.get("max_position_embeddings"):
-        known.append(int(config["max_position_embeddings"]) - int(config.get("pad_token_id") or 0) - 1)
+    for path in modules.weights:
+        if not (root / path).is_file():
+            raise ConfigError(f"--model {job.model} has no {path}: stillroom reads safetensors, and no pickle")
     is_language_model = any(name.endswith(LANGUAGE_MODELS) for name in config.get("architectures") or [])
-    prompts = _read(folder / "config_sentence_transformers.json")
+    about = read_json(root / "config_sentence_transformers.json")
+    prompts = {name: text or "" for name, text in (about.get("prompts") or {}).items()}
     return ModelFiles(
         folder=folder,
         revision=revision,
         repo_id=repo_id,
-        hidden_size=next((int(config[name]) for name in HIDDEN_SIZE_NAMES if config.get(name)), 0),
-        max_length=transformer.get("max_seq_length") or min(known, default=512),
-        pooling=_pooling(folder, job) or ("last" if is_language_model else "mean"),
-        prompt=prompts.get("prompts", {}).get(prompts.get("default_prompt_name") or "", ""),
+        hidden_size=static_width(root / modules.weights[0])
+        if modules.is_static
+        else next((int(config[name]) for name in HIDDEN_SIZE_NAMES if config.get(name)), 0),
+        max_length=_max_length(folder, config, modules),
+        pooling=modules.pooling or ("last" if is_language_model else "mean"),
+        prompt=prompts.get(about.get("default_prompt_name") or "", ""),
         vocab_size=int(config.get("vocab_size") or 0),
+        modules=modules,
+        root=root,
+        prompts=prompts,
+        truncate_dim=about.get("truncate_dim"),
     )
 
 
-def _pooling(folder: Path, job: Job) -> str | None:
-    """Read a sentence-transformers model's pooling; refuse modules whose vectors would differ from the library's.
-
-    A pooling that the job names is not asked for here, where the files may hold one that stillroom does not do.
-    """
-    pooling = job.pooling
-    for module in _read(folder / "modules.json") or []:
-        name = module["type"].rsplit(".", 1)[-1]
-        if name not in KNOWN_MODULES:
-            raise ConfigError(f"--model: {folder.name} has a {name} module, which stillroom does not run")
-        if name == "Pooling" and pooling is None:
-            pooling = _pooling_mode(_read(folder / module["path"] / "config.json"))
-    return pooling
-
-
-def _pooling_mode(config: dict[str, Any]) -> str:
-    """The mode is one word in files of sentence-transformers 6, and one of several flags in older ones."""
-    modes = [config["pooling_mode"]] if isinstance(config.get("pooling_mode"), str) else []
-    modes = modes or [
-        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token").replace("_", "")
-        for key, is_on in config.items()
-        if key.startswith("pooling_mode_") and is_on
+def _max_length(folder: Path, config: Mapping[str, Any], modules: Modules) -> int:
+    """The tightest limit that the files name; a static model has none but its tokenizer's own."""
+    if modules.is_static:
+        cut = read_json(folder / "tokenizer.json").get("truncation") or {}
+        return int(cut.get("max_length") or NO_LIMIT)
+    limits = [
+        config.get("max_position_embeddings"),
+        read_json(folder / "tokenizer_config.json").get("model_max_length"),
     ]
-    if len(modes) != 1 or modes[0] not in POOLING_NAMES:
-        raise ConfigError(f"--model pools by {', '.join(modes) or 'nothing'}: give --pooling mean, last, cls or max")
-    return POOLING_NAMES[modes[0]]
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise ConfigError(f"--model: {path} is not valid JSON: {error}") from None
+    known = [int(limit) for limit in limits if limit is not None and 0 < limit < NO_LIMIT]
+    if config.get("model_type") in COUNT_FROM_PAD and config.get("max_position_embeddings"):
+        known.append(int(config["max_position_embeddings"]) - int(config.get("pad_token_id") or 0) - 1)
+    return modules.max_length or min(known, default=512)

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from builders.job import Job
 from builders.job_files import stored_job
-from builders.layout import FORMAT, Layout
+from builders.layout import Layout
 from builders.options import ConfigError
+from builders.quantize import ranges_from_bytes
 from builders.rank_table import RankTable
 from builders.selection import Selection, select
 from builders.source import Source, open_source
 from builders.units import Units
-from extract.builds import open_build
+from extract.builds import Build, open_build
+from extract.calibrate import vector_ranges
 from extract.carry import OldRecords, carried_columns
 from extract.claim import Plan
 from extract.engines import Engine, load_engine
 from extract.lock import CacheLock
 from extract.model_files import ModelFiles, read_model_files
+from extract.output_job import begin_in, read_job, read_previous
 from extract.partial import Partial
 from extract.plan import open_existing, plan_units
 from extract.ranks import rank_table
@@ -34,7 +38,6 @@ from extract.tokens import load_tokenizer
 from extract.update import follow, reopen
 from extract.world import World
 from hub.carried import CarriedRecords, write_index
-from hub.commit import commit_files
 from hub.pending import Pending
 from hub.repo import Repo, is_folder, open_repo
 
@@ -57,6 +60,7 @@ class Session:
     previous: Job | None = None  # what readers have while this job updates it
     old: OldRecords | None = None  # its records, where there is something left to do
     ranks: RankTable | None = None  # of compact teacher logits
+    ranges: np.ndarray | None = None  # of int8 vectors, float32 [2, D]
 
 
 def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session:
@@ -68,19 +72,25 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     repo = _open(asked) if world.is_main or world.is_leader else None
     source_, files_, engine = None, None, None
 
+    def opened(job: Job) -> tuple[Build, Engine]:
+        nonlocal engine
+        assert source_ is not None and files_ is not None
+        engine = engine or load_engine(job, files_, settings.device, settings)
+        return open_build(job, source_, files_), engine
+
     def settled() -> dict[str, object]:
         nonlocal source_, files_, engine
         assert repo is not None
         job, source_, files_ = settle_in(repo, asked, settings)
         if job.chunk_rows is None:
-            build = open_build(job, source_, files_)
-            engine = load_engine(job, files_, settings.device, settings)
-            rows = choose_chunk_rows(job, source_, select(job, source_), build, engine)
+            rows = choose_chunk_rows(job, source_, select(job, source_), *opened(job))
             job = replace(job, chunk_rows=rows)
         begin_in(repo, job, settings, stop)
-        table = base64.b64encode(rank_table(repo, job, source_, files_, stop)).decode()
+        ranks = rank_table(repo, job, source_, files_, stop)
+        ranges = vector_ranges(repo, job, source_, lambda: opened(job), stop)
+        tables = {"ranks": base64.b64encode(ranks).decode(), "ranges": base64.b64encode(ranges).decode()}
         previous = read_previous(repo, job)
-        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name, "ranks": table}
+        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name, **tables}
 
     shared = world.share("job", settled)
     job, previous = stored_job(shared["job"]), stored_job(shared["previous"]) if shared["previous"] else None
@@ -106,9 +116,10 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     old = None
     if previous is not None and todo and job.build == "embeddings":  # a logits update computes all rows
         old = open_old(repo or reader(job, shared["output"]), previous, cache, world, stop)
-    table = base64.b64decode(shared["ranks"])
-    ranks = RankTable.from_bytes(table) if table else None
-    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old, ranks)
+    tables = [base64.b64decode(shared[name]) for name in ("ranks", "ranges")]
+    ranks = RankTable.from_bytes(tables[0]) if tables[0] else None
+    ranges = ranges_from_bytes(tables[1]) if tables[1] else None
+    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old, ranks, ranges)
 
 
 def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, ModelFiles]:
@@ -126,60 +137,6 @@ def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, 
     if stored is not None:
         job = follow(job, stored, previous, settings, repo.name)
     return job, source, files
-
-
-def read_job(repo: Repo, layout: Layout) -> Job | None:
-    """Return the settled job that an output holds.
-
-    Raises:
-        ConfigError: it is of another format than this version of stillroom writes.
-    """
-    content = repo.read(layout.job)
-    if content is None:
-        return None
-    stored = json.loads(content)
-    if stored.get("format", 1) != FORMAT:
-        raise ConfigError(
-            f"{repo.name} was begun in format {stored.get('format', 1)}, and this stillroom writes format {FORMAT}: "
-            "go on with the version that began it, give another --output, or --restart to delete it"
-        )
-    return stored_job(stored["job"])
-
-
-def read_previous(repo: Repo, job: Job) -> Job | None:
-    """Return the job that readers have while `job`, an update of it, is not finished; None where it is, or is no update."""
-    layout = Layout.of(job)
-    content = repo.read(layout.previous) if job.updated_from is not None else None
-    if content is None or repo.read(layout.ledger) is not None:  # with a ledger only the cleaning is left
-        return None
-    return stored_job(json.loads(content)["job"])
-
-
-def begin_in(repo: Repo, job: Job, settings: Settings, stop: Stop) -> None:
-    """Write the settled job into an output that does not hold it yet; a restart deletes what was there.
-
-    An update keeps the job of what readers have beside it, and that job's chunks where they are.
-    """
-    layout = Layout.of(job)
-    stored = None if settings.restart else read_job(repo, layout)
-    files = {layout.job: job_file(job)}
-    message = f"Begin {job.build} of {job.source}"
-    if settings.restart and repo.read(layout.job) is not None:
-        folders = [f"{folder}/" for folder in (layout.data, layout.skipped)]
-        deletes = [*folders, *layout.generations(repo.list_files()), layout.previous, layout.ranks, layout.job]
-        # on its own and first: the new job must never stand beside chunks of the old one
-        commit_files(repo, {}, deletes, f"Delete what {layout.job} began", stop.check_late)
-    elif stored is not None:
-        if stored.fingerprint == job.fingerprint:
-            return
-        files = {layout.previous: job_file(read_previous(repo, stored) or stored), **files}
-        message = f"Begin the update of {job.source} to {job.revision}"
-    commit_files(repo, files, [], message, stop.check_late)
-
-
-def job_file(job: Job) -> bytes:
-    """The content of `_stillroom/job.json`."""
-    return json.dumps({"format": FORMAT, "fingerprint": job.fingerprint, "job": job.to_dict()}, indent=1).encode()
 
 
 def open_old(repo: Repo, previous: Job, cache: Path, world: World, stop: Stop) -> OldRecords:

@@ -20,8 +20,8 @@ from extract.builds import LogitsBuild
 from extract.model_files import ModelFiles, read_model_files
 from extract.settings import Settings
 from extract.stop import Stop
+from extract.tables import stored_table
 from extract.tokens import load_tokenizer
-from hub.commit import create_file
 from hub.repo import Repo
 from hub.verify import Problem
 
@@ -38,20 +38,8 @@ def rank_table(repo: Repo, job: Job, source: Source, files: ModelFiles, stop: St
     """
     if job.build != "logits" or not job.is_compact:
         return b""
-    path = Layout.of(job).ranks
-    table = repo.read(path)
-    if table is None:
-        if any(file.startswith(f"{Layout.of(job).data}/") for file in repo.list_files()):
-            raise ConfigError(f"{repo.name}: {path} is missing; `stillroom verify {repo.name} --repair` mends it")
-        made = count_ranks(job, source, select(job, source), files).to_bytes()
-        table = create_file(repo, path, made, "Add the rank table", stop.check_late)
-    try:
-        RankTable.from_bytes(table)
-    except ValueError as error:
-        raise ConfigError(
-            f"{repo.name}: {path} has {error}; `stillroom verify {repo.name} --repair` mends it"
-        ) from None
-    return table
+    make = lambda: count_ranks(job, source, select(job, source), files).to_bytes()  # noqa: E731
+    return stored_table(repo, job, Layout.of(job).ranks, make, RankTable.from_bytes, stop)
 
 
 def wrong_table(repo: Repo, job: Job, metadata: Mapping[bytes, bytes]) -> Iterator[Problem]:

@@ -86,7 +86,7 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         )
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
-            kind = open_build(plan.job, plan.source, session.files, session.old, session.ranks)
+            kind = open_build(plan.job, plan.source, session.files, session.old, session.ranks, session.ranges)
             engine = session.engine or load_engine(plan.job, session.files, settings.device, settings)
             try:
                 if world.is_main and plan.job.engine in SERVERS and session.repo is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.engines import SERVERS
 from builders.job import Job
 from builders.options import ConfigError
 from builders.selection import Selection
@@ -31,8 +32,7 @@ UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
 def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
     _check_columns(job, source)
-    if job.engine != "fake" and (job.dimensions or 0) > files.hidden_size and job.pooling != "logits-mean":
-        raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {files.hidden_size}")
+    _check_vectors(job, files)
     limit, count = files.max_length, _count(job, source)
     is_chat = job.build == "logits" or count == "chat"
     if job.max_length is not None and job.max_length > limit:
@@ -43,12 +43,38 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> J
         model_revision=files.revision,
         max_length=None if job.build == "lengths" else job.max_length or limit,  # lengths are those of whole rows
         pooling=job.pooling or files.pooling,
-        instruction=files.prompt if job.instruction is None else job.instruction,
+        normalize=files.modules.is_normalized if job.normalize is None else job.normalize,
+        dimensions=job.dimensions or files.truncate_dim,
+        modules=files.modules.words if job.build == "embeddings" else (),
+        instruction=files.prompt_named(job.prompt_name) if job.instruction is None else job.instruction,
+        prompt_name=None,
         dtype=job.dtype or _dtype(job, device),
         count=count,
         chat_template=_chat_template(job),
         template_date=job.template_date or (date.today().isoformat() if is_chat else None),
     )
+
+
+def _check_vectors(job: Job, files: ModelFiles) -> None:
+    """What is asked of the vectors is something that the model's modules can give."""
+    modules = files.modules
+    if job.build != "embeddings" or job.engine == "fake":
+        return
+    if job.pooling == "logits-mean":
+        if modules.is_static or any(step.kind == "Dense" for step in modules.steps):
+            raise ConfigError("--pooling logits-mean: the model has modules of its own behind a pooling")
+        return
+    if modules.is_static and (job.pooling or "mean", job.layer) != ("mean", -1):
+        raise ConfigError(
+            f"--pooling {job.pooling} of --layer {job.layer}: a StaticEmbedding has the mean of one layer"
+        )
+    if modules.words and job.engine == "vllm":
+        raise ConfigError(f"--engine vllm does not run what {job.model} has: {', '.join(modules.words)}")
+    if not modules.include_prompt and job.engine in SERVERS:
+        raise ConfigError(f"--engine {job.engine} pools all tokens, and {job.model} leaves out those of its prompt")
+    size = files.size(job.pooling)
+    if (job.dimensions or 0) > size:
+        raise ConfigError(f"--dimensions {job.dimensions}: the model's vectors have {size}")
 
 
 def _check_columns(job: Job, source: Source) -> None:

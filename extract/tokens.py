@@ -22,9 +22,11 @@ def load_tokenizer(job: Job, files: ModelFiles) -> Any:
     Raises:
         ConfigError: the model has none.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
+        if files.modules.is_static:  # a tokenizer.json, and no file that says whose it is
+            return PreTrainedTokenizerFast(tokenizer_file=str(files.folder / "tokenizer.json"))
         return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:  # no tokenizer files, or a package that they need
         raise ConfigError(f"--model {job.model}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
@@ -36,14 +38,25 @@ class TextTokenizer:
     `tokenizer` is a transformers tokenizer with a `tokenizers` backend, as all in transformers 5 have but a few.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, truncate: str = "end", instruction: str = "") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        truncate: str = "end",
+        instruction: str = "",
+        *,
+        special_tokens: bool = True,
+        lower_case: bool = False,
+    ) -> None:
         self.backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         if self.backend is None:
             raise ConfigError(f"the tokenizer {type(tokenizer).__name__} has no fast version, which stillroom needs")
         # the tokenizer.json of a sentence-transformers model pads and cuts by itself, to its own length
         self.backend.no_truncation()
         self.backend.no_padding()
-        self.prefix_ids, self.suffix_ids = self._special_ids()
+        if lower_case:
+            put_lower_case(self.backend)
+        self.prefix_ids, self.suffix_ids = self._special_ids() if special_tokens else ([], [])
         self.instruction = instruction
         self.instruction_ids = self.backend.encode(instruction, add_special_tokens=False).ids if instruction else []
         self.num_kept = len(self.instruction_ids)
@@ -54,6 +67,14 @@ class TextTokenizer:
                 f"--max-length {max_length} leaves no room for text beside {self.num_kept} tokens of the instruction "
                 f"and {max_length - self.room} special tokens"
             )
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens that a model which does not pool its prompt leaves out: the instruction's, and the special ones around it.
+
+        As sentence-transformers counts them: it tokenizes the prompt alone, and takes one special token off its end.
+        """
+        return len(self.prefix_ids) + self.num_kept + max(0, len(self.suffix_ids) - 1)
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         bare = self.backend.encode(SPECIAL_PROBE, add_special_tokens=False).ids
@@ -126,7 +147,26 @@ def _token_range(offsets: list[tuple[int, int]], span: Span, shift: int, first: 
     return (inside[0], inside[-1] + 1) if inside else None
 
 
+def put_lower_case(backend: Any) -> None:
+    """Have a tokenizer make all text lower case before anything else, unless it does; as sentence-transformers does it."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    there: Any = backend.normalizer
+    listed = [] if there is None else [there]
+    if isinstance(there, Sequence):
+        listed = list(backend.normalizer)
+    if not any(isinstance(normalizer, Lowercase) for normalizer in listed):
+        backend.normalizer = Sequence([Lowercase(), *listed])
+
+
 def load_text_tokenizer(job: Job, files: ModelFiles) -> TextTokenizer:
     """Return what makes token ids of the settled job's texts."""
     assert job.max_length is not None
-    return TextTokenizer(load_tokenizer(job, files), job.max_length, job.truncate, job.instruction or "")
+    return TextTokenizer(
+        load_tokenizer(job, files),
+        job.max_length,
+        job.truncate,
+        job.instruction or "",
+        special_tokens=not files.modules.is_static,
+        lower_case=files.modules.lower_case,
+    )

@@ -8,7 +8,8 @@
     missing     [{unit, start, stop}]   units of a growing output that are not there yet: `--resume` computes them
     problems    [{path, what, unit, repair}]   what is wrong; `repair` is what `--repair` does about it: compute (the unit
                                         again), delete (the file; unit is null), receipt (write it from the files) or
-                                        table (make the rank table again; units that were packed with another, too)
+                                        table (make the rank table again; units that were packed with another, too; or
+                                        write the ranges of int8 vectors from those that every chunk has)
     repaired    the problems that `--repair` found before it mended them; empty without it
 """
 
@@ -16,8 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -31,16 +31,16 @@ from builders.selection import Selection, select
 from builders.source import open_source
 from builders.units import Units
 from builders.wrong_logits import wrong_logits
+from builders.wrong_quantized import wrong_quantized
+from extract.calibrate import wrong_ranges
+from extract.output_job import read_job, read_previous
 from extract.plan import open_existing
-from extract.prepare import read_job, read_previous
-from extract.ranks import table_again, wrong_table
+from extract.ranks import wrong_table
 from extract.settings import Settings
-from hub.commit import commit_files
 from hub.ledger import Ledger
 from hub.opened import wrong_vectors
-from hub.pending import Receipt
 from hub.repo import CommitError, Repo, is_folder
-from hub.verify import READ_THREADS, PlannedUnit, Problem, Verifier
+from hub.verify import PlannedUnit, Problem, Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,8 @@ def verify(output: str, config_name: str, split: str | None, settings: Settings,
     units = plan(job, layout, selection)
     verifier = hold(repo, job, layout, deep=deep)
     missing = [Missing(unit.number, unit.start, unit.stop) for unit in verifier.absent(units)]
-    problems = [*wrong_table(repo, job, verifier.metadata(units)), *verifier.problems(units)]
+    metadata = verifier.metadata(units)
+    problems = [*wrong_table(repo, job, metadata), *wrong_ranges(repo, job, metadata), *verifier.problems(units)]
     is_complete = verifier.is_finished and not missing
     report = Report(repo.name, revision, len(units), selection.num_rows, deep, is_complete, missing, problems)
     return Proof(replace(job, output=output), layout, units, verifier, report)
@@ -169,7 +170,9 @@ def wrong_records(job: Job) -> Callable[[pa.RecordBatch], Iterator[str]]:
         return partial(wrong_logits, job=job)
     if job.build == "lengths":
         return wrong_lengths
-    return partial(wrong_vectors, is_normalized=job.normalize)
+    if job.storage_dtype in ("int8", "binary"):
+        return partial(wrong_quantized, job=job)
+    return partial(wrong_vectors, is_normalized=bool(job.normalize))
 
 
 def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:
@@ -186,62 +189,6 @@ def plan(job: Job, layout: Layout, selection: Selection) -> list[PlannedUnit]:
         )
         for unit in Units(selection.num_rows, job.chunk_rows)
     ]
-
-
-def mend(proof: Proof, settings: Settings) -> bool:
-    """Make a damaged output an honest one in one commit, and tell whether a resumed run makes it complete.
-
-    Files of damaged units and files in excess go, and so do the receipts of damaged units; receipts that are lost or wrong
-    are written from the files. A complete output that lost units has its receipts in parts again, as a growing one. A rank
-    table that cannot be made again takes all units with it.
-
-    Raises:
-        CommitError: the output refuses.
-        ConfigError: the rank table is to be made, and the model has changed.
-    """
-    verifier, problems = proof.verifier, proof.report.problems
-    damaged = {problem.unit for problem in problems if problem.repair == "compute"}
-    unproved = {problem.unit for problem in problems if problem.repair == "receipt"} - damaged
-    paths = set[str]()
-    files: dict[str, bytes] = {}
-    if any(problem.repair == "table" for problem in problems):
-        table = table_again(proof.job, verifier.metadata(proof.units), settings)
-        if table is not None:
-            files[proof.layout.ranks] = table
-        else:
-            damaged, unproved = {unit.number for unit in proof.units if verifier.files.keys() & unit.paths}, set()
-            paths.add(proof.layout.ranks)
-    paths |= {path for number in damaged if number is not None for path in proof.units[number].paths}
-    paths |= {problem.path for problem in problems if problem.repair == "delete"}
-    if damaged or unproved:
-        receipts, old = _new_receipts(proof, damaged, unproved)
-        files |= receipts
-        paths |= old - files.keys()
-    repo = open_existing(verifier.repo.name)  # not the pinned one: a commit tried again looks at what is there
-    commit_files(repo, files, sorted(paths & verifier.files.keys()), "Remove what is damaged", lambda: None)
-    return not proof.report.missing and (bool(damaged) or not verifier.is_finished)
-
-
-def _new_receipts(
-    proof: Proof, damaged: set[int | None], unproved: set[int | None]
-) -> tuple[Mapping[str, bytes], set[str]]:
-    """Return the files of the receipts that stay or are written anew, and the paths of all old ones."""
-    verifier, layout = proof.verifier, proof.layout
-    old = {path for path in verifier.files if path == layout.ledger or path.startswith(f"{layout.receipts}/")}
-    fitting = verifier.fitting_receipts(proof.units)
-    receipts: dict[int, Receipt] = {
-        unit.start: fitting[unit.start]
-        for unit in proof.units
-        if unit.start in fitting and unit.number not in damaged | unproved
-    }
-    lost = [unit for unit in proof.units if unit.number in unproved]
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        receipts.update({receipt.start: receipt for receipt in pool.map(verifier.receipt_of, lost)})
-    ledger = Ledger(verifier.repo, layout.receipts, layout.ledger)
-    ledger.add(receipts.values())
-    if verifier.is_finished and not damaged:
-        return ledger.whole(), old
-    return ledger.part(ledger.receipts) if receipts else {}, old
 
 
 def open_pinned(output: str) -> tuple[Repo, str | None]:

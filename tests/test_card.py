@@ -212,7 +212,8 @@ def test_the_job_in_the_card_is_the_job(folder, job):
 
 @pytest.mark.parametrize("job", [JOB, replace(JOB, config_name="small", split="test")])
 def test_the_python_in_the_card_runs(folder, job):
-    (block,) = re.findall(r"```python\n(.*?)```", write(folder, make(folder, job)), re.DOTALL)
+    block, queries = re.findall(r"```python\n(.*?)```", write(folder, make(folder, job)), re.DOTALL)
+    assert ("config_name=" in queries) == (job.config_name != "default")
     code = f"{block}\nprint(vectors.shape, vectors.dtype)"
     env = os.environ | {"HF_HOME": str(folder.parent / "hf"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=folder.parent)

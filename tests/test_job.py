@@ -120,6 +120,8 @@ def other_value(name, spec, value):
         return not value
     if isinstance(value, int | float):
         return value + 1
+    if name in ("pooling", "normalize"):
+        return {"pooling": "cls+mean", "normalize": False}[name]
     free = {"limit": 5, "sample_per_source": 5, "dimensions": 5, "fields": ("think",), "text_template": "{text}"}
     free["temperatures"] = (1.0, 2.0)
     return free.get(name, "other")
@@ -128,14 +130,17 @@ def other_value(name, spec, value):
 @pytest.mark.parametrize("name", [n for n in option_fields(Job) if n != "build"])  # a build has no other value yet
 def test_the_fingerprint_covers_what_decides_values_and_nothing_else(name):
     spec = option_fields(Job)[name]
-    other = replace(SETTLED, **{name: other_value(name, spec, getattr(SETTLED, name))})
-    assert (other.fingerprint != SETTLED.fingerprint) == spec.metadata["values"]
-    assert [line.split(":")[0] for line in SETTLED.differences(other)] == ([name] if spec.metadata["values"] else [])
+    free = {"instruction": None} if name == "prompt_name" else {}
+    settled = replace(SETTLED, **free)
+    other = replace(settled, **{name: other_value(name, spec, getattr(SETTLED, name))})
+    assert (other.fingerprint != settled.fingerprint) == spec.metadata["values"]
+    assert [line.split(":")[0] for line in settled.differences(other)] == ([name] if spec.metadata["values"] else [])
 
 
 def test_the_fingerprint_leaves_out_where_things_are_and_how_they_run():
     free = {name for name, spec in option_fields(Job).items() if not spec.metadata["values"]}
-    assert free == {"output", "private", "source", "model", "upload_size_mb"}
+    # a prompt's name is settled to its text, which is a value
+    assert free == {"output", "private", "source", "model", "upload_size_mb", "prompt_name"}
 
 
 def test_differences_show_both_values():
@@ -177,7 +182,7 @@ def test_adopt_leaves_what_the_asked_job_excludes_so_that_it_shows_as_a_differen
 def test_an_output_of_another_format_is_not_gone_on_with(tmp_path):
     """Its chunks have other columns than those that would stand beside them."""
     from builders.layout import Layout
-    from extract.prepare import read_job
+    from extract.output_job import read_job
     from hub.folder import FolderRepo
 
     repo = FolderRepo(tmp_path)

@@ -110,26 +110,17 @@ def test_old_and_new_files_are_what_the_library_itself_writes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pooling", [old_pooling("mean_tokens", "max_tokens"), old_pooling(), {"pooling_mode": ["cls", "max"]}]
+    ("pooling", "expected"),
+    [
+        (old_pooling("mean_tokens", "max_tokens"), "max+mean"),  # the library's order of flags
+        ({"pooling_mode": ["mean", "cls"]}, "mean+cls"),
+        (old_pooling(), "mean"),
+    ],
 )
-def test_a_pooling_of_another_kind_is_refused_unless_one_is_named(tmp_path, pooling):
+def test_several_poolings_are_concatenated_in_the_order_of_the_library(tmp_path, pooling, expected):
     listed = modules("Transformer", "Pooling")
     write(tmp_path, {"config.json": CONFIG, "modules.json": listed, "1_Pooling/config.json": pooling})
-    with pytest.raises(ConfigError, match="give --pooling mean, last, cls or max"):
-        read(tmp_path)
-    assert read(tmp_path, pooling="max").pooling == "max"
-
-
-@pytest.mark.parametrize(
-    "order", [("Transformer", "Dense", "Pooling"), ("Transformer", "Pooling", "Dense", "Normalize")]
-)
-def test_a_dense_layer_is_refused_wherever_it_stands(tmp_path, order):
-    """It comes after the pooling as a rule, where nobody looked: vectors were those before it."""
-    pooling = {f"{order.index('Pooling')}_Pooling/config.json": old_pooling("mean_tokens")}
-    write(tmp_path, {"config.json": CONFIG, "modules.json": modules(*order), **pooling})
-    for options in ({}, {"pooling": "mean"}):
-        with pytest.raises(ConfigError, match="has a Dense module"):
-            read(tmp_path, **options)
+    assert read(tmp_path).pooling == expected
 
 
 def test_the_default_prompt_is_the_instruction(tmp_path):

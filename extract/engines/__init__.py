@@ -71,6 +71,10 @@ def load_engine(job: Job, files: ModelFiles, device: str | None, settings: Setti
         from extract.engines.vllm import VllmEngine
 
         return VllmEngine(job, files, settings.gpu_memory_utilization, settings.max_batch_tokens)
+    if files.modules.is_static:
+        from extract.engines.static import StaticEngine
+
+        return StaticEngine(job, files, device or default_device())
     from extract.engines.transformers import TransformersEngine
 
     return TransformersEngine(job, files, device or default_device())

@@ -116,13 +116,13 @@ def check(client: Client, probes: list[Sample], job: Job, files: ModelFiles) -> 
         vectors = best_form(client, probes)
     except (Fault, RefusedError) as fault:
         raise EngineError(f"--endpoint is not ready: {fault}") from None
-    size = vectors.shape[1]
-    if size not in (files.hidden_size, job.dimensions):
+    size, expected = vectors.shape[1], files.size(job.pooling)
+    if size not in (expected, job.dimensions):
         raise EngineError(
-            f"--endpoint {client.name} gives vectors of {size} dimensions, --model {job.model} has {files.hidden_size}: "
+            f"--endpoint {client.name} gives vectors of {size} dimensions, --model {job.model} has {expected}: "
             "is it the same model?"
         )
-    if not job.normalize and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+    if job.normalize is False and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
         raise EngineError(f"--endpoint {client.name} scales vectors to length 1: --no-normalize cannot be kept")
     form = {None: "", True: ", takes token ids", False: ", takes text"}[getattr(client, "sends_ids", None)]
     logger.info("%s is ready: %s, %d dimensions%s", client.name, what, size, form)

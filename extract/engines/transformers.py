@@ -22,8 +22,10 @@ from extract.batching import TokenBudget
 from extract.engines import EngineError
 from extract.engines.packed import PackedModel, PackedUnsupportedError
 from extract.engines.pooling import finish, pool
+from extract.engines.steps import load_steps
 from extract.model_files import ModelFiles
 from extract.sample import Batch, Sample
+from extract.tokens import load_text_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,10 @@ class TransformersEngine:
         config = self.model.config.get_text_config()
         if not -config.num_hidden_layers - 1 <= job.layer <= config.num_hidden_layers:
             raise ConfigError(f"--layer is {job.layer}: the model has layers 0 to {config.num_hidden_layers}")
-        self.dimension = min(job.dimensions or 10**9, self.head.out_features if self.head else config.hidden_size)
+        self.steps = load_steps(files, self.device)
+        size = self.head.out_features if self.head else files.modules.size(config.hidden_size, job.pooling or "last")
+        self.dimension = min(job.dimensions or 10**9, size)
+        self.num_prompt_tokens = _num_prompt_tokens(job, files)
         self.is_cpu = self.device.type == "cpu"
         self.max_batch_tokens = CPU_BATCH_TOKENS if self.is_cpu else DEVICE_BATCH_TOKENS
         self.arguments: dict[str, Any] = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
@@ -125,10 +130,16 @@ class TransformersEngine:
     def _forward(self, samples: list[Sample]) -> Result:
         lengths = [sample.num_tokens for sample in samples]
         hidden, padded = self._hidden(samples, lengths)
-        vectors = pool(hidden, lengths, self.job.pooling or "last")
-        if self.head is not None:
-            vectors = self.head(vectors.to(self.head.weight.dtype)).float()
-        return finish(vectors, self.job.dimensions, self.job.normalize), padded
+        vectors = pool(hidden, lengths, self.job.pooling or "last", self.num_prompt_tokens)
+        return finish(self._project(vectors), self.job.dimensions, self.job.normalize), padded
+
+    def _project(self, pooled_BD: Tensor) -> Tensor:  # B, D: axes
+        """Through what stands behind the pooling: the head for logits, or the model's own modules."""
+        if self.head is None:
+            vectors: Tensor = self.steps(pooled_BD)
+            return vectors
+        logits: Tensor = self.head(pooled_BD.to(self.head.weight.dtype)).float()
+        return logits
 
     def _hidden(self, samples: list[Sample], lengths: list[int]) -> tuple[Tensor, int]:
         """Hidden states [N, D] of all tokens, one sample after the other, and the tokens run for them."""
@@ -152,6 +163,13 @@ class TransformersEngine:
     def _layer(self, output: Any) -> Tensor:
         states: Tensor = output[0] if self.job.layer == -1 else output.hidden_states[self.job.layer]
         return states
+
+
+def _num_prompt_tokens(job: Job, files: ModelFiles) -> int:
+    """Tokens in front of a text that are not pooled: those of the prompt, where the model leaves them out."""
+    if files.modules.include_prompt or not job.instruction:
+        return 0
+    return load_text_tokenizer(job, files).num_prompt_tokens
 
 
 def _load_model(job: Job, files: ModelFiles, device: torch.device) -> tuple[Any, Any]:
