@@ -19,6 +19,7 @@ from extract.command import RunCommand, guarded, set_up_logging
 from extract.explore_cli import explore_command
 from extract.export import export_command
 from extract.listed import Listed
+from extract.map_cli import map_command
 from extract.search_cli import search_command
 from extract.settings import Settings
 
@@ -201,3 +202,4 @@ main.add_command(mask_command)
 main.add_command(explore_command)
 main.add_command(export_command)
 main.add_command(search_command)
+main.add_command(map_command)

@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "extract/verify.py": {"builders", "extract", "hub"},
     "extract/logits_output.py": {"builders", "extract", "hub"},
     "extract/explore.py": {"builders", "extract", "cards"},
+    "extract/map.py": {"builders", "extract", "hub", "cards"},
+    "extract/map_pictures.py": {"builders", "extract", "cards"},
     "extract/run.py": {"builders", "extract", "hub", "cards"},
 }
 FOR_USERS = "builders/trainer.py"  # a subclass of SFTTrainer

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from builders.curate.projection import MissingExtraError, import_faiss
+from builders.curate.neighbors import import_faiss
+from builders.curate.projection import MissingExtraError
 
 METHODS = ("kmeans", "hdbscan")
 MAX_CLUSTERS = 64
@@ -16,7 +17,7 @@ NOISE = -1  # cluster of what HDBSCAN puts into none
 LABEL_WORDS = 3
 TEXTS_PER_CLUSTER = 200
 TEXT_CHARS = 600
-FAR = 3.0  # interquartile ranges above the third quartile: Tukey's "far out"
+FAR = 1.5  # interquartile ranges above the third quartile: Tukey's fence
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,13 @@ def assign(blocks: Iterable[np.ndarray], clusters: Clusters) -> Iterator[np.ndar
 def far_out(distances: np.ndarray) -> tuple[np.ndarray, float]:
     """Which rows are outliers (bool [N]) by the distance to their k-th neighbour, and above which distance that is.
 
-    Fences are of the logarithms, as distances are skewed; distance 0 (a copy) is never far out, nor counted.
+    The fence is Tukey's, 1.5 interquartile ranges above the third quartile; copies (distance 0) are not counted in it.
     """
     there = distances[distances > 0]
     if not len(there):
         return np.zeros(len(distances), bool), float("inf")
-    first, third = np.quantile(np.log(there), [0.25, 0.75])
-    fence = float(np.exp(third + FAR * (third - first)))
+    first, third = np.quantile(there, [0.25, 0.75])
+    fence = float(third + FAR * (third - first))
     return distances > fence, fence
 
 

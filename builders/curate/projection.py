@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from builders.curate.neighbors import import_faiss
 
 METHODS = ("umap", "pca")
 DENSE_DIMS = 50  # principal components that UMAP and clusters work on
@@ -16,8 +19,6 @@ NUM_NEIGHBORS = 15  # of UMAP, as is its min_dist: the defaults of umap-learn 0.
 MIN_DIST = 0.1
 PLACED_BY = 5  # landmarks that place a row
 PLACE_ROWS = 8192
-
-Blocks = Callable[[], Iterable[np.ndarray]]  # each call reads the dense coordinates from the first row again
 
 
 class MissingExtraError(ImportError):
@@ -65,13 +66,15 @@ def lay_out(dense: np.ndarray, dims: int, method: str, seed: int) -> np.ndarray:
         n_jobs=1,  # what a seed means to umap-learn
         precomputed_knn=(near, distances, None),
     )
-    points: np.ndarray = model.fit_transform(dense)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # that neighbours found beforehand cannot place new rows: `place` does
+        points: np.ndarray = model.fit_transform(dense)
     return points.astype(np.float32)
 
 
 def _import_umap() -> Any:
-    import warnings
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its optional parts, which are not used
@@ -86,19 +89,6 @@ def exact_neighbors(dense: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     faiss = import_faiss()
     squared, near = faiss.knn(dense, dense, k, metric=faiss.METRIC_L2)
     return near, np.sqrt(np.maximum(squared, 0))
-
-
-def import_faiss() -> Any:
-    """Return faiss.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError(f"{error}: pip install 'stillroom[curate]'") from None
-    return faiss
 
 
 def place(blocks: Iterable[np.ndarray], landmarks: Landmarks) -> Iterator[np.ndarray]:
