@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "extract/plan.py": {"builders", "extract", "hub"},
     "extract/verify.py": {"builders", "extract", "hub"},
     "extract/logits_output.py": {"builders", "extract", "hub"},
+    "extract/derived.py": {"builders", "extract", "hub"},
+    "extract/curate.py": {"builders", "extract", "cards"},
     "extract/explore.py": {"builders", "extract", "cards"},
     "extract/map.py": {"builders", "extract", "hub", "cards"},
     "extract/map_pictures.py": {"builders", "extract", "cards"},
