@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,15 @@ import pyarrow as pa
 from builders.curate.atlas import COLUMNS, TEXT_CHARS, map_table, neighbor_column
 from builders.curate.mapping import make_map, unit_rows
 from builders.curate.retrieve import Searcher
-from builders.curate.vectors import open_dataset
+from builders.curate.vectors import cache_folder, open_dataset
+from builders.layout import Layout
 from builders.options import ConfigError
 from builders.schema import Column, arrow_schema
 from builders.units import Unit, Units
-from cards.derived import Section
 from cards.map_page import shorten
+from cards.section import put_section
+from extract.derived import commit_derived
 from extract.map_pictures import NAMES_SHOWN, Mapped, Request, facts, pictures_of, texts_of, write_page
-from extract.settings import Settings
-from hub.derived import put_config
-from hub.repo import Repo, is_folder, open_repo
-
-logger = logging.getLogger(__name__)
 
 CHUNK_ROWS = 100_000  # of the configurations that are written: some 25 MB
 FAR_SHOWN = 5  # outliers that the command names
@@ -40,10 +36,9 @@ def run_map(request: Request) -> Iterator[str]:
     """
     if not (request.push or request.html):
         raise ConfigError("--no-push leaves nothing to write: give --html FILE")
-    cache = Settings(cache_dir=str(request.cache_dir) if request.cache_dir else None).cache
     try:
         dataset = open_dataset(request.output, column=request.column, config_name=request.config_name)
-        searcher = Searcher.open(dataset, None, cache)
+        searcher = Searcher.open(dataset, None, request.cache_dir)
         yield f"{dataset.name} is {dataset.progress}"
         made = make_map(searcher.matrix.vectors, request.options, lambda rows: texts_of(request, searcher, rows))
         mapped = Mapped(request, searcher, made)
@@ -54,13 +49,10 @@ def run_map(request: Request) -> Iterator[str]:
     if request.html is not None:
         yield write_page(mapped, request.html)
     if request.push:
-        repo = open_repo(mapped.target, private=request.private)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as workdir:
-            yield _put_map(mapped, repo, pictures, Path(workdir))
-            if request.dims is not None:
-                yield _put_components(mapped, repo, request.dims, Path(workdir))
-        yield "Embedding Atlas opens it as it is:\n    " + atlas_command(mapped, repo)
+        yield _put_map(mapped, pictures)
+        if request.dims is not None:
+            yield _put_components(mapped, request.dims)
+        yield f"Embedding Atlas opens it as it is:\n    {atlas_command(mapped)}"
 
 
 def summary(mapped: Mapped) -> Iterator[str]:
@@ -81,14 +73,27 @@ def _line(text: str, room: int) -> str:
     return "".join(c if c.isprintable() else " " for c in shorten(text, room))
 
 
-def _put_map(mapped: Mapped, repo: Repo, pictures: dict[str, bytes], workdir: Path) -> str:
-    layout = mapped.layout("projection")
-    section = Section(layout.config_name, layout.split, layout.glob(layout.data), _body(mapped, list(pictures)))
-    units = Units(len(mapped.map.cluster), CHUNK_ROWS)
-    chunks = ((unit.path(layout.data, layout.split), _map_rows(mapped, unit)) for unit in units)
-    message = f"Map of {len(mapped.map.cluster):,} rows"
-    size = put_config(repo, layout.of_split(layout.data), chunks, pictures, section.into, message, workdir)
-    return f"{repo.name}: configuration {layout.config_name}, {size / 1e6:.1f} MB"
+def _put_map(mapped: Mapped, pictures: dict[str, bytes]) -> str:
+    units, layout = Units(len(mapped.map.cluster), CHUNK_ROWS), mapped.layout("projection")
+    parts = ((unit.path(layout.data, layout.split), _map_rows(mapped, unit)) for unit in units)
+    columns = _map_rows(mapped, Unit(0, 0, 1)).column_names
+    return _commit(mapped, layout, parts, _body(mapped, list(pictures), columns), pictures)
+
+
+def _commit(
+    mapped: Mapped, layout: Layout, parts: Iterable[tuple[str, pa.Table]], text: str, others: dict[str, bytes]
+) -> str:
+    name, request = layout.config_name, mapped.request
+    config = {"config_name": name, "data_files": [{"split": layout.split, "path": layout.glob(layout.data)}]}
+
+    def write_card(readme: str, loaded: str) -> str:
+        return put_section(readme, "map" if layout.is_default else name, text, [config])
+
+    cache, about = cache_folder(request.cache_dir), {"n": len(mapped.map.cluster)}
+    target = commit_derived(
+        mapped.target, layout.data, parts, about, write_card, cache, others, private=request.private
+    )
+    return f'load_dataset("{target}", "{name}", split="{layout.split}")'
 
 
 def _map_rows(mapped: Mapped, unit: Unit) -> pa.Table:
@@ -116,16 +121,16 @@ def _map_rows(mapped: Mapped, unit: Unit) -> pa.Table:
     return map_table(columns)
 
 
-def _body(mapped: Mapped, pictures: list[str]) -> str:
+def _body(mapped: Mapped, pictures: list[str], columns: Sequence[str]) -> str:
     layout = mapped.layout("projection")
     lines = [f"## Map (`{layout.config_name}`)", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {text} |" for name, text in facts(mapped).items()]
-    lines += ["", *(f"![Map of the rows, by {Path(path).stem}]({path})" for path in pictures), ""]
-    lines += ["| column | |", "|---|---|", *(f"| `{name}` | {about} |" for name, (_, _, about) in COLUMNS.items())]
+    lines += ["", *(f"![Map of the rows, by {PurePosixPath(path).stem}]({path})" for path in pictures), ""]
+    lines += ["| column | |", "|---|---|", *(f"| `{name}` | {COLUMNS[name][2]} |" for name in columns)]
     return "\n".join(lines)
 
 
-def _put_components(mapped: Mapped, repo: Repo, dims: int, workdir: Path) -> str:
+def _put_components(mapped: Mapped, dims: int) -> str:
     """A configuration of the first principal components, as vectors."""
     made, searcher = mapped.map, mapped.searcher
     if not 1 <= dims <= len(made.pca.variance):
@@ -141,17 +146,15 @@ def _put_components(mapped: Mapped, repo: Repo, dims: int, workdir: Path) -> str
         return pa.table([pa.array(searcher.matrix.indices[unit.start : unit.stop]), vectors], schema=schema)
 
     chunks = ((unit.path(layout.data, layout.split), table(unit)) for unit in units)
-    section = Section(
-        layout.config_name, layout.split, layout.glob(layout.data), f"## `{layout.config_name}`\n\n{about}"
-    )
-    put_config(repo, layout.of_split(layout.data), chunks, {}, section.into, f"First {dims} components", workdir)
-    return f"{repo.name}: configuration {layout.config_name}, {share:.1%} of the variance"
+    return _commit(mapped, layout, chunks, f"## `{layout.config_name}`\n\n{about}", {})
 
 
-def atlas_command(mapped: Mapped, repo: Repo) -> str:
-    """The command that opens the map in Embedding Atlas, which reads files, or the default configuration of a Hub dataset."""
+def atlas_command(mapped: Mapped) -> str:
+    """The command that opens the map in Embedding Atlas: it reads files, or the default configuration of a Hub dataset."""
     layout = mapped.layout("projection")
-    files = f"{repo.name}/{layout.of_split(layout.data)}/*/*.parquet"
-    inputs = files if is_folder(mapped.target) or not layout.is_default else f"{repo.name} --split {layout.split}"
+    is_hub = not os.path.isdir(os.path.expanduser(mapped.target))
+    inputs = f"{mapped.target}/{layout.of_split(layout.data)}/*/*.parquet"
+    if is_hub and layout.is_default:
+        inputs = f"{mapped.target} --split {layout.split}"
     text = " --text text" if mapped.request.texts else ""
     return f"embedding-atlas {inputs} --x projection_x --y projection_y --neighbors neighbors{text}"

@@ -30,7 +30,7 @@ COLUMNS: dict[str, tuple[pa.DataType, Any, str]] = {
     "cluster": (pa.int32(), VALUE["int32"], "Cluster, the greatest first; -1 for none."),
     "cluster_name": (pa.string(), VALUE["string"], "Words that its texts have and others lack."),
     "knn_distance": (pa.float32(), VALUE["float32"], "Cosine distance to the k-th nearest row: great where few are near."),
-    "outlier": (pa.bool_(), VALUE["bool"], "Whether that distance is over Tukey's fence, the third quartile + 1.5 of their range."),
+    "outlier": (pa.bool_(), VALUE["bool"], "Whether that distance is over Tukey's fence."),
     "neighbors": (
         pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))]),
         NEIGHBORS,
