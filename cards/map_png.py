@@ -53,5 +53,5 @@ def _hue(number: int) -> tuple[float, float, float]:
 
 
 def _short(text: str, room: int = 34) -> str:
-    line = " ".join(c if c.isprintable() else " " for c in text)
+    line = "".join(c if c.isprintable() else " " for c in text)
     return line if len(line) <= room else f"{line[: room - 1]}…"

@@ -58,9 +58,10 @@ class Mapped:
 
     @property
     def title(self) -> str:
-        """Name of the dataset, and of its vectors where there are several."""
+        """Name of the dataset (of a folder, its last part), and of its vectors where there are several."""
         dataset = self.searcher.dataset
-        return dataset.name if dataset.column == "embedding" else f"{dataset.name}: {dataset.column}"
+        name = Path(dataset.name).name if dataset.revision is None else dataset.name
+        return name if dataset.column == "embedding" else f"{name}: {dataset.column}"
 
 
 def texts_of(request: Request, searcher: Searcher, rows: np.ndarray) -> list[str]:
