@@ -38,6 +38,8 @@ def run_map(request: Request) -> Iterator[str]:
         raise ConfigError("--no-push leaves nothing to write: give --html FILE")
     try:
         dataset = open_dataset(request.output, column=request.column, config_name=request.config_name)
+        if request.dims is not None and request.dims > dataset.dimension:
+            raise ConfigError(f"--dims {request.dims}: the vectors have {dataset.dimension} dimensions")
         searcher = Searcher.open(dataset, None, request.cache_dir)
         yield f"{dataset.name} is {dataset.progress}"
         made = make_map(searcher.matrix.vectors, request.options, lambda rows: texts_of(request, searcher, rows))
@@ -133,8 +135,6 @@ def _body(mapped: Mapped, pictures: list[str], columns: Sequence[str]) -> str:
 def _put_components(mapped: Mapped, dims: int) -> str:
     """A configuration of the first principal components, as vectors."""
     made, searcher = mapped.map, mapped.searcher
-    if not 1 <= dims <= len(made.pca.variance):
-        raise ConfigError(f"--dims {dims}: the vectors have {len(made.pca.variance)} dimensions")
     layout, share = mapped.layout(f"pca-{dims}"), float(made.pca.explained[:dims].sum())
     about = f"First {dims} principal components of the vectors of length 1, centred: {share:.1%} of the variance."
     columns = [Column("index", "int64", COLUMNS["index"][2]), Column("embedding", "float32", about, length=dims)]
