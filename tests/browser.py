@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--remote-debugging-pipe"]  # fmt: skip
 SECONDS = 60.0
+MOVE = """
+import fcntl, os, sys
+a, b = (fcntl.fcntl(int(x), fcntl.F_DUPFD, 10) for x in sys.argv[1:3])  # beyond 3 and 4, whatever they were
+os.dup2(a, 3), os.dup2(b, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Page:
@@ -105,8 +112,8 @@ def browser(width: int = 1280, height: int = 800) -> Iterator[Page]:
     from_, write_4 = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [CHROMIUM, *FLAGS, f"--window-size={width},{height}", f"--user-data-dir={profile}", "about:blank"]
-        # the pipe is file descriptors 3 and 4 of the child; `sh` puts them there
-        moved = ["sh", "-c", f'exec "$@" 3<&{read_3} 4>&{write_4}', "sh", *command]
+        # the pipe is file descriptors 3 and 4 of the browser; a small program puts them there
+        moved = [sys.executable, "-S", "-c", MOVE, str(read_3), str(write_4), *command]
         process = subprocess.Popen(
             moved, pass_fds=(read_3, write_4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
