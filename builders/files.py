@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from builders.row import Row, RowError
 
 BATCH_ROWS = 1000  # rows decoded at a time: long chats reach megabytes a row
+BATCH_BYTES = 2**26  # and at most so many, before compression
 LINES_PER_MARK = 256  # a JSONL offset is kept for every 256th line: 3 MB of marks for 100 M rows
 
 
@@ -82,11 +83,16 @@ class ParquetFile:
                 yield from self._group_batches(group, start, positions[low:high], columns)
             start = stop
 
+    def _batch_rows(self, group: int) -> int:
+        """Rows to decode at a time: fewer where a row holds images."""
+        about = self.reader.metadata.row_group(group)
+        return max(1, min(BATCH_ROWS, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+
     def _group_batches(
         self, group: int, start: int, positions: np.ndarray, columns: Sequence[str]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         try:
-            for batch in self.reader.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(columns)):
+            for batch in self.reader.iter_batches(self._batch_rows(group), row_groups=[group], columns=list(columns)):
                 low, high = np.searchsorted(positions, [start, start + batch.num_rows])
                 if low < high:
                     yield start, batch

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from builders.engines import ENGINES, engine_problem, same_vectors
+from builders.image_options import ImageOptions
 from builders.logits_options import LogitsOptions
 from builders.options import ConfigError, check_fields, option
 from builders.text import DEFAULT_TEMPLATE, TextView
@@ -29,7 +30,7 @@ LOCAL_SHA = "sha256:"  # prefix of the revision of a local file or folder: a has
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(LogitsOptions):
+class Job(ImageOptions, LogitsOptions):
     """What is made, from what, with which model. Options with `values=False` decide how or where, never what."""
 
     build: str = option("embeddings", "what to make", group="Output", choices=BUILDS)
@@ -164,6 +165,7 @@ class Job(LogitsOptions):
             self.check_logits()
         if problem := engine_problem(self.engine, self.build, self.pooling, self.layer):
             raise ConfigError(problem)
+        self.check_images(self.build, self.engine, self.pooling, bool(self.fields))
         try:
             self.view  # noqa: B018  # its own checks
         except ValueError as error:

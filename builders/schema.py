@@ -92,11 +92,16 @@ def embeddings_columns(job: Job, source_columns: Sequence[str], dimension: int) 
         columns.append(Column("id", "string", f"`{job.id_column}` of the source row."))
     if job.source_column in source_columns:
         columns.append(Column("dataset_source", "string", f"`{job.source_column}` of the source row."))
+    content = "and the images" if job.image_column else "alone"
     columns += [
-        Column("content_hash", "string", "Hash of the text alone (BLAKE2b, 128 bits): equal in exact duplicates."),
+        Column(
+            "content_hash", "string", f"Hash of the text {content} (BLAKE2b, 128 bits): equal in exact duplicates."
+        ),
         Column("num_tokens", "int32", "Tokens that the model saw, special tokens included."),
         Column("truncated", "bool", f"Whether the text was longer than {job.max_length} tokens and was cut."),
     ]
+    if job.image_column:
+        columns.append(Column("num_images", "int32", "Images of the row, which the model saw before its text."))
     columns += [Column(name, "string", "The text before it was cut to length.") for name in text_names(job)]
     norm = "of length 1" if job.normalize else "as the model gave it"
     about = f"Vector of {dimension} dimensions, {norm}."

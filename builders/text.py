@@ -38,11 +38,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One text to embed. `field` is "" for the text of a template, else the name of the vector's field."""
+    """One text to embed. `field` is "" for the text of a template, else the name of the vector's field.
+
+    `images` are encoded, as in the source; a vision-language model gets them before the text.
+    """
 
     field: str
     text: str
     spans: tuple[Span, ...] = ()
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 WINDOW_SAMPLES = 8192  # look-ahead; sorted, ragged chats then pad well under 2 %
 WINDOW_BATCHES = 64  # and at most so many budgets of tokens, so that long texts do not fill memory
 
+WINDOW_BYTES = 2**28  # and so many of encoded images
+
 
 class TokenBudget:
     """Tokens per batch, padding counted. An out-of-memory error halves it for the rest of the run."""
@@ -46,12 +48,14 @@ def token_batches(samples: Iterable[Sample], budget: TokenBudget) -> Iterator[li
 
 def _windows(samples: Iterable[Sample], budget: TokenBudget) -> Iterator[list[Sample]]:
     window: list[Sample] = []
-    tokens = 0
+    tokens = num_bytes = 0
     for sample in samples:
         window.append(sample)
         tokens += sample.num_tokens
-        if len(window) >= WINDOW_SAMPLES or tokens >= WINDOW_BATCHES * budget.max_batch_tokens:
+        num_bytes += sample.num_image_bytes
+        is_full = len(window) >= WINDOW_SAMPLES or num_bytes >= WINDOW_BYTES
+        if is_full or tokens >= WINDOW_BATCHES * budget.max_batch_tokens:
             yield window
-            window, tokens = [], 0
+            window, tokens, num_bytes = [], 0, 0
     if window:
         yield window

@@ -10,6 +10,7 @@ import numpy as np
 from builders.columns import logits_format, record_columns
 from builders.compact import compact_bytes
 from builders.distill import vocabulary_hash
+from builders.images import row_view
 from builders.job import Job
 from builders.lengths_schema import counting
 from builders.logits_schema import LogitsFormat
@@ -27,8 +28,9 @@ from extract.engines import Engine
 from extract.lengths import LengthsWork, chat_lengths, text_lengths
 from extract.logits import LogitsWork
 from extract.model_files import NO_LIMIT, ModelFiles
+from extract.processor import VisionProcessor, load_processor
 from extract.sample import Sample
-from extract.stages import samples, texts
+from extract.stages import samples, scenes, texts
 from extract.tokens import TextTokenizer, load_text_tokenizer, load_tokenizer
 from extract.vectors import VectorWork
 from extract.work import Work
@@ -55,20 +57,21 @@ class Build(Protocol):
 
 
 class EmbeddingsBuild:
-    """Texts of a row, a vector for each."""
+    """Texts of a row, a vector for each; or its text and images, and a vector of all."""
 
     def __init__(
         self,
         job: Job,
         source: Source,
-        tokenizer: TextTokenizer,
+        tokenizer: TextTokenizer | VisionProcessor,
         old: OldRecords | None = None,
         ranges: np.ndarray | None = None,
     ) -> None:
         self.job, self.source, self.tokenizer, self.old, self.ranges = job, source, tokenizer, old, ranges
         self.form: VectorFormat | None = None
         carried = [name for name in (job.id_column, job.source_column) if name in source.columns]
-        self.needed_columns: Sequence[str] = list(dict.fromkeys([*job.view.columns(source.columns), *carried]))
+        self.view = row_view(job)
+        self.needed_columns: Sequence[str] = list(dict.fromkeys([*self.view.columns(source.columns), *carried]))
 
     def work(self, unit: Unit) -> VectorWork:
         """See Build."""
@@ -77,7 +80,10 @@ class EmbeddingsBuild:
     def samples(self, rows: Iterable[Row], work: Work) -> Iterator[Sample]:
         """See Build: an update carries texts over that the older generation has."""
         assert isinstance(work, VectorWork)
-        return samples(carry(texts(rows, self.job.view, work), self.old, work), self.tokenizer, work)
+        wanted = carry(texts(rows, self.view, work), self.old, work)
+        if isinstance(self.tokenizer, VisionProcessor):
+            return scenes(wanted, self.tokenizer, work)
+        return samples(wanted, self.tokenizer, work)
 
     def columns(self, engine: Engine) -> list[Column]:
         """See Build. ConfigError: the vectors have other dimensions than the dataset's ranges."""
@@ -192,4 +198,5 @@ def open_build(
         return LogitsBuild(job, source, load_tokenizer(job, files), ranks)
     if job.build == "lengths":
         return LengthsBuild(job, source, load_tokenizer(job, files))
-    return EmbeddingsBuild(job, source, load_text_tokenizer(job, files), old, ranges)
+    tokens = load_processor(job, files) if job.image_column else load_text_tokenizer(job, files)
+    return EmbeddingsBuild(job, source, tokens, old, ranges)

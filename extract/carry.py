@@ -14,7 +14,7 @@ from extract.stages import Texts
 from extract.vectors import VectorWork
 
 WINDOW_ROWS = 8192  # looked up together: each row group of the older generation is read once a window at most
-WINDOW_CHARS = 2**25  # and at most so much text, which waits in memory
+WINDOW_CHARS = 2**25  # and at most so many characters of text and bytes of images, which wait in memory
 
 
 class OldRecords(Protocol):
@@ -48,7 +48,7 @@ def _windows(rendered: Iterable[Texts]) -> Iterator[list[Texts]]:
     chars = 0
     for row in rendered:
         window.append(row)
-        chars += sum(len(text.text) for text in row[1])
+        chars += sum(len(text.text) + sum(map(len, text.images)) for text in row[1])
         if len(window) >= WINDOW_ROWS or chars >= WINDOW_CHARS:
             yield window
             window, chars = [], 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,12 @@ def open_encoder(job: Job, tokenizer: Any) -> ChatEncoder:
     """
     day = None if job.template_date is None else date.fromisoformat(job.template_date)
     encoder = ChatEncoder(
-        tokenizer, job.chat_template, date=day, end_of_turn=job.end_of_turn, max_length=job.max_length
+        tokenizer,
+        job.chat_template,
+        date=day,
+        end_of_turn=job.end_of_turn,
+        max_length=job.max_length,
+        stops=stop_tokens(tokenizer),
     )
     try:
         if job.build == "lengths":
@@ -39,6 +46,23 @@ def open_encoder(job: Job, tokenizer: Any) -> ChatEncoder:
         other = ", or --count text counts texts" if job.build == "lengths" else ""
         raise ConfigError(f"--model {job.model}: {error.detail}{other}") from error
     return encoder
+
+
+def stop_tokens(tokenizer: Any) -> list[str]:
+    """Name the tokens at which the model stops, from the `eos_token_id` of its generation_config.json or config.json.
+
+    A tokenizer knows one end of text; a chat model has others for the end of a turn or of a call (`<|eot_id|>`, `<|eom_id|>`).
+    """
+    ids: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        path = Path(tokenizer.name_or_path) / name
+        try:
+            said = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+        except (ValueError, AttributeError):  # a broken file is the model's to complain of
+            continue
+        ids.update(said if isinstance(said, list) else [] if said is None else [said])
+    known = (tokenizer.convert_ids_to_tokens(id_) for id_ in sorted(ids) if 0 <= id_ < len(tokenizer))
+    return [token for token in known if token]
 
 
 def chats(rows: Iterable[Row], encoder: ChatEncoder, work: LogitsWork) -> Iterator[Sample]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, replace
@@ -193,6 +195,21 @@ def _mask(job: Job, rows: int, chat_template: Path | None, options: Mapping[str,
     return int(num_refused > 0)
 
 
+@click.command("doctor", cls=RunCommand)
+@click.option("--device", help="device to look at, as in cuda:1 or cpu [the accelerator]")
+@click.option("--cache-dir", help="folder of unfinished and pending work [$STILLROOM_CACHE or ~/.cache/stillroom]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object [off]")
+def doctor_command(as_json: bool, **options: str | None) -> None:
+    """Show what this machine has for stillroom: versions, engines, device, memory, disk, Hub login, presets."""
+    from extract.doctor import LATE, as_text, examine
+
+    report = examine(Settings(device=options["device"], cache_dir=options["cache_dir"]))
+    click.echo(json.dumps(report, indent=1) if as_json else "\n".join(as_text(report)))
+    if LATE in report.values():  # a thread that hangs in a driver would hold up the end of the process
+        sys.stdout.flush()
+        os._exit(0)
+
+
 @click.group(context_settings={"max_content_width": 100})
 def main() -> None:
     """Make and use datasets of embeddings and teacher logits."""
@@ -200,6 +217,7 @@ def main() -> None:
 
 main.add_command(run_command)
 main.add_command(verify_command)
+main.add_command(doctor_command)
 main.add_command(mask_command)
 main.add_command(explore_command)
 main.add_command(export_command)

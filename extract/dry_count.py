@@ -23,6 +23,10 @@ from extract.token_plan import as_cut
 from extract.tokens import load_tokenizer
 
 TYPICAL_IDS = 47  # of a token's nucleus with 98 % of the mass: SmolLM2-135M on real chats; larger models have fewer
+COMPACT_ID_BYTES = (
+    2.0  # all columns, as written: 119 bytes for 61 ids of a nucleus and its samples, 64 for 32 of --select global
+)
+GLOBAL_IDS = 32  # kept and drawn at a threshold of 1/256, which grows no faster than 1/threshold
 TOKENS_PER_SECOND = 10_000  # a round number to scale by
 
 
@@ -47,7 +51,7 @@ def dry_count(
     """
     cost = sample_cost(job, source, files, rows, selection.num_rows / max(1, len(rows)))
     is_logits = job.build == "logits"
-    row_bytes = ROW_BYTES + (_logits_bytes(job, cost, TYPICAL_IDS) / max(1, cost.rows) if is_logits else 0)
+    row_bytes = ROW_BYTES + (logits_bytes(job, cost, typical_ids(job)) / max(1, cost.rows) if is_logits else 0)
     units = Units(selection.num_rows, job.chunk_rows or two_digits(job.upload_size_mb * 1e6 / row_bytes))
     how = f"from {len(rows):,} rows"
     known = open_tokens(job, files, selection, units, settings)
@@ -89,21 +93,34 @@ def sample_cost(job: Job, source: Source, files: ModelFiles, rows: Sequence[Row]
     return Cost(num_kept, num_tokens, num_captured, float(cut), reasons)
 
 
-def _logits_bytes(job: Job, cost: Cost, num_ids: float) -> float:
-    """Bytes of records with `num_ids` ids in each nucleus, before compression; input_ids and positions are int32."""
-    num_ids = min(num_ids, job.top_p_max_elements)
+def typical_ids(job: Job) -> float:
+    """Ids of one token that a small model keeps for certain on real chats; with --select global, those drawn, too."""
+    if job.select == "global":
+        return min(GLOBAL_IDS / (256 * job.global_threshold), most_ids(job))
+    return min(TYPICAL_IDS, job.top_p_max_elements)
+
+
+def most_ids(job: Job) -> float:
+    """Ids of one token at most. Each weighs the threshold at least, and all weights together are 1."""
+    return 1 / job.global_threshold if job.select == "global" else job.top_p_max_elements
+
+
+def logits_bytes(job: Job, cost: Cost, num_ids: float) -> float:
+    """Bytes of records with `num_ids` ids a token: before compression, where input_ids and positions are int32, or compact."""
+    if job.is_compact:
+        return COMPACT_ID_BYTES * (num_ids + (job.num_sampled if job.select == "top-p" else 0)) * cost.captured
     return record_bytes(num_ids * cost.captured, cost.captured, job.num_sampled) + 4 * (cost.tokens + cost.captured)
 
 
 def _sizes(job: Job, cost: Cost) -> list[str]:
     if job.build == "lengths":
         return [f"bytes     {ROW_BYTES * cost.rows / 1e6:,.1f} MB at most, before compression"]
-    typical, most = (_logits_bytes(job, cost, ids) / 1e6 for ids in (TYPICAL_IDS, job.top_p_max_elements))
+    typical, most = (logits_bytes(job, cost, ids) / 1e6 for ids in (typical_ids(job), most_ids(job)))
     seconds = cost.tokens / TOKENS_PER_SECOND
     time = f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
     return [
-        f"bytes     {typical:,.1f} MB at {min(TYPICAL_IDS, job.top_p_max_elements)} ids a token, as a small model has on "
-        f"real chats; at most {most:,.1f} MB; before compression",
+        f"bytes     {typical:,.1f} MB at {typical_ids(job):.0f} ids a token, as a small model has on real chats; at most "
+        f"{most:,.1f} MB; {'as written' if job.is_compact else 'before compression'}",
         f"time      {time} of one worker, if it does {TOKENS_PER_SECOND:,} tokens/s",
         f"cut       {cost.cut:.1%} of rows, at {job.max_length} tokens",
     ]

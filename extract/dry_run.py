@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from builders.images import row_view
 from builders.job import Job
 from builders.quantize import BYTES
 from builders.row import Row, RowError
@@ -16,6 +17,7 @@ from extract.builds import ROW_BYTES
 from extract.dry_count import dry_count
 from extract.model_files import read_model_files
 from extract.prepare import open_tokens
+from extract.processor import VisionProcessor, load_processor
 from extract.settings import Settings
 from extract.settle import UNIT_SECONDS, sample_rows, settle, two_digits
 from extract.tokens import TextTokenizer, load_text_tokenizer
@@ -47,10 +49,14 @@ def dry_run(asked: Job, settings: Settings) -> str:
     rows = list(source.read(sample_rows(selection, SAMPLE_ROWS), source.columns))
     if job.build != "embeddings":
         return dry_count(job, source, files, selection, rows, settings)
-    tokenizer = load_text_tokenizer(job, files)
-    mine = cost("this job", rows, job.view, tokenizer)
+    tokenizer = None
+    if job.image_column:
+        mine = image_cost("this job", rows, job, load_processor(job, files))
+    else:
+        tokenizer = load_text_tokenizer(job, files)
+        mine = cost("this job", rows, job.view, tokenizer)
     views = [mine]
-    if job.messages_column in source.columns:
+    if tokenizer is not None and job.messages_column in source.columns:
         views += [
             cost(n, rows, replace(job.view, template=t, fields=(), system=False), tokenizer)
             for n, t in PLAN_VIEWS.items()
@@ -87,6 +93,20 @@ def _line(view: ViewCost, scale: float) -> str:
         f"{view.name:<12}{view.tokens * scale:>16,.0f}{view.tokens_kept * scale:>20,.0f}"
         f"{view.num_truncated / rows:>8.1%}{view.num_empty / rows:>8.1%}"
     )
+
+
+def image_cost(name: str, rows: Sequence[Row], job: Job, processor: VisionProcessor) -> ViewCost:
+    """Count the sample in full, from the headers of its images; what is no image counts as empty."""
+    view, counts = row_view(job), []
+    for row in rows:
+        try:
+            (text,) = view.render(row.data)
+            sample = processor.sample(0, text)
+            counts.append((processor.count(text), sample.num_tokens, sample.truncated))
+        except RowError:
+            continue
+    tokens, kept, truncated = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+    return ViewCost(name, len(rows), tokens, kept, truncated, len(rows) - len(counts))
 
 
 def cost(name: str, rows: Sequence[Row], view: TextView, tokenizer: TextTokenizer) -> ViewCost:

@@ -25,6 +25,15 @@ class Settings:
         None, "tokens per batch, padding counted [fits the device]", group="Run", minimum=1
     )
     device: str | None = option(None, "device, as in cuda:1 or cpu [the accelerator of this worker]", group="Run")
+    device_map: str | None = option(
+        None,
+        "spread one teacher over several devices of this machine [all on one]",
+        group="Run",
+        choices=("auto", "balanced", "balanced_low_0", "sequential"),
+    )
+    max_memory: tuple[str, ...] = option(
+        (), "limits of --device-map, as in 0=60GiB,cpu=200GiB [80 % of what is free]", group="Run"
+    )
     gpu_memory_utilization: float = option(
         0.9, "share of the device's memory that --engine vllm takes", group="Engine", minimum=0.01
     )
@@ -65,6 +74,8 @@ class Settings:
         for name in ("resume", "update"):
             if getattr(self, name) and self.restart:
                 raise ConfigError(f"--{name} and --restart exclude each other: give one of them")
+        if self.max_memory and not self.device_map:
+            raise ConfigError("--max-memory limits --device-map: give that, too, as in --device-map auto")
         if self.job_index >= self.num_jobs:
             raise ConfigError(
                 f"--job-index is {self.job_index}: with --num-jobs {self.num_jobs} it is at most {self.num_jobs - 1}"

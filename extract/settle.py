@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from builders.engines import SERVERS
+from builders.images import row_view
 from builders.job import Job
 from builders.options import ConfigError
 from builders.selection import Selection
@@ -20,6 +21,7 @@ from extract.batching import TokenBudget
 from extract.builds import Build
 from extract.device import best_dtype, default_device
 from extract.engines import Engine
+from extract.image_job import settle_images
 from extract.model_files import ModelFiles
 from extract.stages import batches
 
@@ -32,6 +34,7 @@ UNIT_SECONDS = 120.0  # of one worker: what a lost disk costs at most
 def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> Job:
     """Fill in everything but `chunk_rows`: revisions, lengths, pooling, prompt and dtype."""
     _check_columns(job, source)
+    job = settle_images(job, files)
     _check_vectors(job, files)
     limit, count = files.max_length, _count(job, source)
     is_chat = job.build == "logits" or count == "chat"
@@ -84,7 +87,7 @@ def _check_columns(job: Job, source: Source) -> None:
         known = ", ".join(map(repr, source.columns))
         raise ConfigError(f"--messages-column is {job.messages_column!r}: --source {source.name} has {known}")
     try:
-        job.view.columns([job.messages_column] if is_chat else source.columns)
+        row_view(job).columns([job.messages_column] if is_chat else source.columns)
     except ValueError as error:
         raise ConfigError(f"--source {source.name}: {error}") from None
 

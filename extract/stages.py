@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from builders.images import ImageView
 from builders.row import Row, RowError
 from builders.text import Text, TextView
 from extract.batching import TokenBudget, token_batches
+from extract.processor import VisionProcessor
 from extract.sample import Batch, Sample
 from extract.tokens import TextTokenizer
 from extract.work import Work
@@ -17,7 +19,7 @@ TOKENIZE_ROWS = 256  # rows per call of the tokenizer: enough for its threads, l
 Texts = tuple[int, tuple[Text, ...]]  # (position of the row in its unit, its texts)
 
 
-def texts(rows: Iterable[Row], view: TextView, work: Work) -> Iterator[Texts]:
+def texts(rows: Iterable[Row], view: TextView | ImageView, work: Work) -> Iterator[Texts]:
     """Render each row; one that cannot be rendered is skipped and listed."""
     for position, row in enumerate(rows):
         try:
@@ -45,6 +47,17 @@ def samples(rendered: Iterable[Texts], tokenizer: TextTokenizer, work: Work) -> 
         for (position, number, _), (ids, truncated) in zip(wanted, encoded, strict=True):
             if ids:  # else the tokenizer drops every character of the text: Work.finish lists its row
                 yield Sample(position, number, ids, truncated)
+
+
+def scenes(rendered: Iterable[Texts], processor: VisionProcessor, work: Work) -> Iterator[Sample]:
+    """Make the prompt of each text with its images; a row with an image that is none is skipped and listed."""
+    for position, (text,) in rendered:
+        if work.is_done[0, position]:
+            continue
+        try:
+            yield processor.sample(position, text)
+        except RowError as error:
+            work.fail(position, error)
 
 
 def batches(ready: Iterable[Sample], budget: TokenBudget, work: Work) -> Iterator[Batch]:

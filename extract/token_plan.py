@@ -90,6 +90,8 @@ def read_token_plan(files: Files, job: Job, tokenizer: Any, selection: Selection
 
 
 def _check_job(files: Files, job: Job) -> Job:
+    if job.image_column:
+        raise ConfigError("--lengths tells nothing of images: it does not go with --image-column")
     content = files.read(Layout(split=job.split).job)
     lengths = None if content is None else stored_job(json.loads(content)["job"])
     if lengths is None or lengths.build != "lengths":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,15 @@ class VectorWork(Work):
     """N rows with F vectors each; vectors of a batch are float32 [B, D]."""
 
     texts: dict[int, tuple[Text, ...]] = field(default_factory=dict)  # position: texts, where the job keeps them
+    num_images: np.ndarray = field(init=False)  # int32 [N]
     carried: list[tuple[np.ndarray, pa.Table]] = field(default_factory=list)  # positions (int64 [K]), K old records
     vectors: np.ndarray | None = None  # [F, N, D] float32; NaN where there is none yet
     form: VectorFormat | None = None  # of the records; only a pilot has none
     recall: tuple[int, int] = (0, 0)  # neighbours that stored vectors find, and all that were asked for
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.num_images = np.zeros(self.unit.num_rows, np.int32)
 
     @property
     def num_waiting_bytes(self) -> int:
@@ -37,8 +42,9 @@ class VectorWork(Work):
     def add_texts(self, position: int, row: Row, texts: tuple[Text, ...]) -> None:
         """See Work."""
         super().add_texts(position, row, texts)
+        self.num_images[position] = sum(len(text.images) for text in texts)
         if self.job.keep_text:
-            self.texts[position] = texts
+            self.texts[position] = tuple(replace(text, images=()) for text in texts)
 
     def keep(self, samples: Sequence[Sample], vectors_BD: np.ndarray) -> None:  # B, D: axes
         """See Work."""
@@ -99,7 +105,7 @@ class VectorWork(Work):
 
     def results(self, positions: Sequence[int], types: Mapping[str, pa.DataType]) -> dict[str, object]:
         """See Work."""
-        data: dict[str, object] = {}
+        data: dict[str, object] = {"num_images": self.num_images[positions]}
         for number, name in enumerate(text_names(self.job)):
             data[name] = [self.texts[p][number].text for p in positions]
         for number, name in enumerate(embedding_names(self.job)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub", "pyarrow", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "huggingface_hub", "pyarrow", "numpy", "pillow")
 
 
 def _version(package: str) -> str | None:

@@ -33,6 +33,9 @@ class Work(ABC):
     job: Job
     rows: dict[int, tuple[int, str | None, str | None]] = field(default_factory=dict)  # position: index, id, source
     hashes: dict[int, str] = field(default_factory=dict)  # position: content hash
+    failed: dict[int, RowError] = field(
+        default_factory=dict
+    )  # position: why it has no result, where that came up late
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # index, reason, detail
     num_padded_tokens: int = 0
     num_carried: int = 0
@@ -68,6 +71,10 @@ class Work(ABC):
         """Account for a row that gives none."""
         self.skipped.append((index, error.reason, clean_text(error.detail)))
 
+    def fail(self, position: int, error: RowError) -> None:
+        """Say why a row that was accounted for gives no record after all. Any thread may."""
+        self.failed[position] = error
+
     def put(self, samples: Sequence[Sample], results: Any, padded: int) -> None:
         """Keep the results of a batch, for which the model ran `padded` tokens."""
         if not samples:
@@ -95,7 +102,7 @@ class Work(ABC):
         """List the rows that ended without any result; call it once, when all batches are back."""
         for position in [p for p in self.rows if not self.is_done[:, p].any()]:
             index, _, _ = self.rows.pop(position)
-            self.skip(index, self.nothing)
+            self.skip(index, self.failed.get(position, self.nothing))
         self.seconds = time.monotonic() - self.started
         if len(self.rows) + len(self.skipped) != self.unit.num_rows:
             found = f"{len(self.rows)} records and {len(self.skipped)} skipped rows of {self.unit.num_rows}"

@@ -170,10 +170,14 @@ def test_bfloat16_is_near(llama):
         np.testing.assert_allclose(got.logsumexp, lse, atol=0.2)
 
 
-def test_device_map_is_passed_on(llama):
+def test_spread_over_devices_gives_the_same(llama, tmp_path):
+    """The disk stands for a device that is not this one: its layers are brought by accelerate's hooks, as from any other."""
+    layers = {"model.embed_tokens": "cpu", "model.layers.0": "disk", "model.layers.1": "cpu", "model.norm": "cpu"}
+    layers |= {"model.rotary_emb": "cpu", "lm_head": "disk"}
     wanted = conversations()
-    for conversation, got in zip(wanted, capture(model_of(llama, device_map={"": "cpu"}), [wanted]), strict=True):
-        check(llama, conversation, got)
+    for spread in ({"device_map": {"": "cpu"}}, {"device_map": layers, "offload_folder": tmp_path}):
+        for conversation, got in zip(wanted, capture(model_of(llama, spread=spread), [wanted]), strict=True):
+            check(llama, conversation, got)
 
 
 def test_batch_too_large_is_run_in_halves(llama, monkeypatch):

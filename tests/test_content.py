@@ -44,3 +44,8 @@ def test_fields_do_not_run_into_each_other():
     view = TextView(fields=("question", "answer"), messages_column=None)
     rows = [("ab", ""), ("", "ab"), ("a", "b"), ("b", "a"), ("ab", "ab")]
     assert len({content_hash(view.render({"question": q, "answer": a})) for q, a in rows}) == len(rows)
+
+
+def test_images_count_each_for_itself():
+    rows = [Text("", "a"), *(Text("", "a", (), images) for images in ((b"bc",), (b"b", b"c"), (b"c", b"b"), (b"",)))]
+    assert len({content_hash([text]) for text in rows}) == 5

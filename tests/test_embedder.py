@@ -48,6 +48,9 @@ def test_a_documents_own_text_gives_its_vector(made, documents):
     assert vectors.dtype == np.float32 and vectors.shape == stored.shape
     assert (vectors * stored).sum(1).min() > 0.9999
     np.testing.assert_allclose(embedder.embed_text(f" {texts[3]}\n"), stored[3], atol=1e-5)
+    np.testing.assert_allclose(
+        embedder.embed_text("a\ud83d"), embedder.embed_text("a\ufffd"), atol=1e-5
+    )  # half a sign
     assert embedder.embed_batch([]).shape == (0, 128)
     embedder.check()
 
@@ -116,6 +119,15 @@ def test_a_model_that_moved_is_found_and_another_one_refused(made, minilm, tmp_p
     assert moved.embed_text("a").shape == (128,)
     with pytest.raises(ConfigError, match="was made with sha256:"):
         Embedder.from_dataset(str(tmp_path / "out"), model=str(minilm))
+
+
+def test_while_an_update_runs_readers_have_the_job_before_it(made, tmp_path):
+    shutil.copytree(made / "out/_stillroom", tmp_path / "out/_stillroom")
+    job = tmp_path / "out/_stillroom/job.json"
+    said = json.loads(job.read_text())
+    job.rename(job.with_name("previous.json"))
+    job.write_text(json.dumps(said | {"job": said["job"] | {"dimensions": 64}}))
+    assert Embedder.from_dataset(str(tmp_path / "out")).dimension == 128
 
 
 def test_what_is_no_dataset_of_embeddings_is_refused(made, tmp_path):

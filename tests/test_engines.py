@@ -27,6 +27,12 @@ def test_what_an_engine_cannot_give_is_refused(engine):
         Job(engine=engine, layer=3)
     with pytest.raises(ConfigError, match="--pooling logits-mean"):
         Job(engine=engine, pooling="logits-mean")
+    for pooling in ("max", "weighted-mean", "cls+mean"):
+        if engine == "vllm":
+            with pytest.raises(ConfigError, match="--engine vllm does not pool so"):
+                Job(engine=engine, pooling=pooling)
+        else:  # a server of sentence-transformers pools as the model says
+            assert Job(engine=engine, pooling=pooling)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")

@@ -96,7 +96,7 @@ def test_options_that_do_not_fit_together_are_refused(options, message):
 def test_every_option_says_what_it_is_and_its_group():
     for name, spec in option_fields(Job).items():
         assert len(spec.metadata["help"]) > 8, name
-        assert spec.metadata["group"] in ("Output", "Source", "Text", "Model", "Logits"), name
+        assert spec.metadata["group"] in ("Output", "Source", "Text", "Images", "Model", "Logits"), name
         assert "\n" not in spec.metadata["help"], name
 
 
@@ -123,18 +123,18 @@ def other_value(name, spec, value):
     if name in ("pooling", "normalize"):
         return {"pooling": "cls+mean", "normalize": False}[name]
     free = {"limit": 5, "sample_per_source": 5, "dimensions": 5, "fields": ("think",), "text_template": "{text}"}
-    free["temperatures"] = (1.0, 2.0)
+    free |= {"temperatures": (1.0, 2.0), "image_column": ("image",), "min_pixels": 5, "max_pixels": 5}
     return free.get(name, "other")
 
 
 @pytest.mark.parametrize("name", [n for n in option_fields(Job) if n != "build"])  # a build has no other value yet
 def test_the_fingerprint_covers_what_decides_values_and_nothing_else(name):
     spec = option_fields(Job)[name]
-    free = {"instruction": None} if name == "prompt_name" else {}
-    settled = replace(SETTLED, **free)
-    other = replace(settled, **{name: other_value(name, spec, getattr(SETTLED, name))})
-    assert (other.fingerprint != settled.fingerprint) == spec.metadata["values"]
-    assert [line.split(":")[0] for line in settled.differences(other)] == ([name] if spec.metadata["values"] else [])
+    mine = replace(SETTLED, image_column=("chart",)) if name.endswith("_pixels") else SETTLED
+    mine = replace(mine, instruction=None) if name == "prompt_name" else mine
+    other = replace(mine, **{name: other_value(name, spec, getattr(SETTLED, name))})
+    assert (other.fingerprint != mine.fingerprint) == spec.metadata["values"]
+    assert [line.split(":")[0] for line in mine.differences(other)] == ([name] if spec.metadata["values"] else [])
 
 
 def test_the_fingerprint_leaves_out_where_things_are_and_how_they_run():

@@ -293,7 +293,7 @@ def test_hugging_face_jobs_follow_each_other_until_the_dataset_is_complete(jobs_
     for each in jobs:
         assert each.spec["secrets"] == {"HF_TOKEN": jobs_hub.token}
         assert jobs_hub.token not in json.dumps({**each.spec, "secrets": {}}) + bench.log.read_text()
-        assert each.spec["timeoutSeconds"] == round(60 * 20.5)
+        assert each.spec["timeoutSeconds"] == round(60 * 20.75)
         assert each.stage == "COMPLETED"
     assert hf_jobs(jobs_hub, bench, *small) == 0, "a complete dataset starts no job"
     assert len(jobs_hub.jobs.all) == len(jobs)

@@ -1,6 +1,7 @@
 """A whole logits build: a small random causal model, real conversations, and what comes out decoded again."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,19 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from builders.demo import write_demo
+from builders.job import Job
 from builders.packing import unpack
+from extract.chats import open_encoder
 from tests.runs import CHECKOUT, Bench
 
 ROWS, CHUNK_ROWS = 24, 6
@@ -88,6 +98,29 @@ def test_a_logits_dataset_from_end_to_end(bench, model):
     card = (bench.root / "out/README.md").read_text()
     assert "Teacher logits of 24 conversations" in card and "tokens captured" in card
     assert "nothing left to do" in bench.run(*options(bench, model, "./out"))
+
+
+def test_a_model_spread_over_devices(bench, model):
+    """Here the only device is the CPU; what placement gives and what hooks do is in test_placement and test_capture."""
+    bench.run(*options(bench, model, "./out", "--limit", 6))
+    bench.run(*options(bench, model, "./spread", "--limit", 6, "--device-map", "auto", "--max-memory", "cpu=4GiB"))
+    for one, two in zip(records(bench.root / "out"), records(bench.root / "spread"), strict=True):
+        assert one["input_ids"] == two["input_ids"] and len(one["positions"]) > 0
+        np.testing.assert_allclose(one["logsumexp"], two["logsumexp"], atol=1e-5)
+    process = bench.start(*options(bench, model, "./other", "--build", "embeddings", "--device-map", "auto"))
+    assert process.wait(timeout=60) == 2
+    assert "--device-map is for --build logits" in bench.log.read_text()
+
+
+@pytest.mark.parametrize("said", [5, [5, 3], None])
+def test_stops_are_those_of_the_generation_config(model, tmp_path, said):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = open_encoder(Job(build="logits", model=str(folder), max_length=100), tokenizer)
+    own = AutoConfig.from_pretrained(folder).eos_token_id
+    named = [said] if isinstance(said, int) else said or []
+    assert encoder.stops == {"<|im_end|>", *tokenizer.convert_ids_to_tokens([own, *named])}
 
 
 def test_verify_knows_the_build(bench, model):

@@ -1,7 +1,8 @@
 """Vectors in fewer bytes: python -m pytest tests/test_quantize.py."""
 
-import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,9 @@ from builders.stored_vectors import open_vectors, stored_array, vector_column
 from extract.embedder import Embedder
 from extract.engines import EngineError
 from extract.engines.fake import FakeEngine
-from tests.runs import MINILM, Bench, download, hub_process
+from extract.settings import Settings
+from extract.verify import verify as prove
+from tests.runs import CHECKOUT, MINILM, Bench, download, hub_process
 
 
 def unit_vectors(rows, dimension, seed=0):
@@ -130,15 +133,9 @@ def make(bench, source, output, *more, workers=1):
     return bench.run("--source", str(source), "--output", str(output), *OPTIONS, *more, workers=workers)
 
 
-def verify(bench, output, *more):
-    """The report of `stillroom verify --deep`."""
-    import subprocess
-    import sys
-
-    code = "from extract.cli import main; main()"
-    command = [sys.executable, "-c", code, "verify", str(output), "--deep", "--json", *more]
-    done = subprocess.run(command, env=bench.env, capture_output=True, text=True, check=False, timeout=300)
-    return json.loads(done.stdout)
+def problems(output):
+    """What a proof of all data finds."""
+    return prove(str(output), "default", None, Settings(), deep=True).report.problems
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +155,18 @@ def source(chats, tmp_path_factory):
 def whole(source, tmp_path_factory):
     """The same job stored in three ways; the fake engine's vectors depend on the text alone."""
     bench = Bench(tmp_path_factory.mktemp("whole"))
-    for dtype in ("float32", "int8", "binary"):
-        make(bench, source, bench.root / dtype, "--storage-dtype", dtype)
+    code = """if True:
+        import sys
+        from builders.job import Job
+        from extract.run import run
+        from extract.settings import Settings
+
+        for dtype in ("float32", "int8", "binary"):
+            about = {"source": sys.argv[1], "model": sys.argv[2], "engine": "fake", "limit": 300, "chunk_rows": 130}
+            run(Job(**about, output=f"{sys.argv[3]}/{dtype}", storage_dtype=dtype), Settings(resume=True))
+        """
+    command = [sys.executable, "-c", code, str(source), MINILM, str(bench.root)]
+    subprocess.run(command, env=bench.env | {"PYTHONPATH": str(CHECKOUT)}, cwd=bench.root, check=True, timeout=300)
     return bench
 
 
@@ -186,7 +193,7 @@ def test_a_run_stores_what_the_library_would(whole, dtype):
     np.testing.assert_allclose(form.dequantize(dataset[7:8]["embedding"])[0], vectors[7])
     sizes = [sum(p.stat().st_size for p in (whole.root / d).glob("data/**/*.parquet")) for d in ("float32", dtype)]
     assert sizes[1] < sizes[0] / 2  # chunks of 130 rows, with 12 kB of metadata each
-    assert verify(whole, whole.root / dtype)["problems"] == []
+    assert problems(whole.root / dtype) == []
 
 
 @pytest.mark.parametrize("dtype", ["int8", "binary"])
@@ -207,11 +214,14 @@ def test_a_damaged_or_lost_file_of_ranges_is_found_and_written_from_the_chunks(w
     ranges = output / "_stillroom" / "ranges.npy"
     content = ranges.read_bytes()
     ranges.write_bytes(ranges_to_bytes(2 * np.load(ranges)))
-    assert [p["what"] for p in verify(whole, output)["problems"]] == ["has not the ranges of the chunks"]
+    assert [problem.what for problem in problems(output)] == ["has not the ranges of the chunks"]
     ranges.unlink()
-    (problem,) = verify(whole, output)["problems"]
-    assert (problem["path"], problem["what"], problem["repair"]) == ("_stillroom/ranges.npy", "missing", "table")
-    assert verify(whole, output, "--repair")["problems"] == []
+    (problem,) = problems(output)
+    assert (problem.path, problem.what, problem.repair) == ("_stillroom/ranges.npy", "missing", "table")
+    code = "from extract.cli import main; main()"
+    command = [sys.executable, "-c", code, "verify", str(output), "--repair"]
+    subprocess.run(command, env=whole.env, cwd=CHECKOUT, check=True, timeout=300)
+    assert problems(output) == []
     assert ranges.read_bytes() == content
 
 
@@ -223,7 +233,7 @@ def test_a_chunk_with_other_ranges_is_damage(whole, tmp_path):
     form = VectorFormat.from_metadata(table.schema.metadata)
     other = VectorFormat(form.dtype, form.dimension, 4 * form.ranges)
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **other.to_metadata()}), path)
-    whats = [problem["what"] for problem in verify(whole, output)["problems"]]
+    whats = [problem.what for problem in problems(output)]
     assert "its metadata tells of other records than that of the other chunks" in whats
     assert "embedding has vectors that are not of length 1 with the ranges of the chunk" in whats
 
@@ -266,7 +276,7 @@ def test_an_update_carries_stored_vectors_over_as_they_are(whole, source, tmp_pa
             for a, b in zip(before[name], after[name][: len(before["index"])], strict=True)
         ]
         assert all(same)
-    assert verify(bench, tmp_path / "out")["problems"] == []
+    assert problems(tmp_path / "out") == []
 
 
 @pytest.mark.slow

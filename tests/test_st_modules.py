@@ -20,8 +20,10 @@ from extract.batching import TokenBudget
 from extract.engines import EngineError, load_engine
 from extract.model_files import read_model_files
 from extract.sample import Batch, Sample
+from extract.settings import Settings
 from extract.settle import settle
 from extract.tokens import load_text_tokenizer
+from tests.embedserver import EmbedServer
 
 MIN_COSINE = 0.99999
 SIZE = 24
@@ -122,8 +124,9 @@ POOLINGS = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "word"), POOLINGS)
-@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "word", "include_prompt"), [(*POOLINGS[0], True), *((*pooling, False) for pooling in POOLINGS)]
+)
 def test_every_pooling_with_and_without_its_prompt(bert, tmp_path, mode, word, include_prompt):
     pooling = Pooling(SIZE, mode, include_prompt=include_prompt)
     prompts = {"query": "Represent this question: ", "document": ""}
@@ -272,3 +275,21 @@ def test_other_poolings_can_be_asked_for(bert, tmp_path):
         settled(folder, prompt_name="ask")
     with pytest.raises(ConfigError, match="--instruction and --prompt-name exclude each other"):
         Job(instruction="x", prompt_name="query")
+
+
+def test_a_server_runs_the_modules_and_gives_their_size(bert, tmp_path):
+    folder = save(tmp_path / "m", Transformer(bert), Pooling(SIZE), Dense(SIZE, 8), Normalize())
+    job, files = settled(folder, engine="openai")
+    with EmbedServer(tmp_path / "m", dimension=8) as right, EmbedServer(tmp_path / "m", dimension=SIZE) as wrong:
+        assert load_engine(job, files, None, Settings(endpoint=(right.url,))).dimension == 8
+        with pytest.raises(EngineError, match=r"vectors of 24 dimensions, --model .* has 8"):
+            load_engine(job, files, None, Settings(endpoint=(wrong.url,)))
+
+
+def test_engines_that_do_not_run_the_modules_are_refused(bert, tmp_path):
+    dense = save(tmp_path / "dense", Transformer(bert), Pooling(SIZE), Dense(SIZE, 8))
+    with pytest.raises(ConfigError, match=r"--engine vllm does not run what .* has: Dense\(24 -> 8, Tanh\)"):
+        settled(dense, engine="vllm")
+    prompted = save(tmp_path / "prompted", Transformer(bert), Pooling(SIZE, include_prompt=False))
+    with pytest.raises(ConfigError, match="--engine tei pools all tokens"):
+        settled(prompted, engine="tei")

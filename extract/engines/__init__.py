@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from builders.engines import SERVERS
 from builders.job import Job
+from builders.options import ConfigError
 from extract.batching import TokenBudget
 from extract.device import default_device
 from extract.model_files import ModelFiles
@@ -47,6 +48,8 @@ def load_engine(job: Job, files: ModelFiles, device: str | None, settings: Setti
         ConfigError: the engine is not installed, or does not do what the job asks for.
     """
     settings = settings or Settings()
+    if settings.device_map and (job.build != "logits" or job.engine != "transformers"):
+        raise ConfigError("--device-map is for --build logits with --engine transformers: leave it out")
     if job.build == "lengths":
         from extract.lengths import NoEngine
 
@@ -62,7 +65,11 @@ def load_engine(job: Job, files: ModelFiles, device: str | None, settings: Setti
     if job.build == "logits":
         from extract.engines.teacher import TeacherEngine
 
-        return TeacherEngine(job, files, device or default_device())
+        return TeacherEngine(job, files, device or default_device(), settings)
+    if job.image_column:
+        from extract.engines.vision import VisionEngine
+
+        return VisionEngine(job, files, device or default_device())
     if job.engine in SERVERS:
         from extract.engines.remote import RemoteEngine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 class CausalModel:
-    """Hidden states and logits of a model on one device, or, with a device_map, on several.
+    """Hidden states and logits of a model on one device, or spread over several.
 
     Raises:
         EngineError: the model cannot be loaded, or does something to its logits that is not known here.
@@ -43,11 +43,11 @@ class CausalModel:
         location: tuple[str, str | None],  # folder or Hub id, revision
         dtype: str,
         device: str,
-        device_map: str | dict[str, Any] | None = None,
+        spread: Mapping[str, Any] | None = None,  # arguments of from_pretrained that put it on several devices
         max_length: int = 0,  # of any sequence: a sliding window needs to know
         trust_remote_code: bool = False,
     ) -> None:
-        whole = _load(location, dtype, device, device_map, trust_remote_code)
+        whole = _load(location, dtype, device, spread, trust_remote_code)
         self.backbone, self.head = whole.base_model, whole.get_output_embeddings()
         self.vocab_size, self.width = self.head.weight.shape
         self.dtype: torch.dtype = whole.dtype
@@ -60,7 +60,7 @@ class CausalModel:
         self.change: Change = lambda logits: logits
         with torch.inference_mode():
             hidden = self._find_change(whole, str(location[0]))
-            if self.is_cpu and device_map is None:
+            if self.is_cpu and spread is None:
                 keep_memory()
                 self._pack(max_length, hidden)
 
@@ -142,7 +142,7 @@ def _load(
     location: tuple[str, str | None],
     dtype: str,
     device: str,
-    device_map: str | dict[str, Any] | None,
+    spread: Mapping[str, Any] | None,
     trust_remote_code: bool,
 ) -> Any:
     transformers.utils.logging.disable_progress_bar()
@@ -152,9 +152,8 @@ def _load(
         "dtype": getattr(torch, dtype),
         "trust_remote_code": trust_remote_code,
         "use_safetensors": True,
+        **(spread or {}),
     }
-    if device_map is not None:
-        arguments["device_map"] = device_map
     if device.startswith("cuda") and dtype != "float32" and is_flash_attn_2_available():
         arguments["attn_implementation"] = "flash_attention_2"
     try:
@@ -163,4 +162,4 @@ def _load(
         raise EngineError(f"--model {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     if whole.get_output_embeddings() is None:
         raise EngineError(f"--model {name} has no head that gives logits: teacher logits need a causal language model")
-    return whole if device_map is not None else whole.to(device)
+    return whole if spread is not None else whole.to(device)

@@ -51,6 +51,8 @@ class FakeEngine(Fake):
 
     def _vector(self, sample: Sample) -> np.ndarray:
         seed = zlib.crc32(np.array(sample.input_ids, np.int64).tobytes())
+        for image in sample.scene.images if sample.scene else ():
+            seed = zlib.crc32(image, seed)
         vector = np.random.default_rng(seed).standard_normal(self.dimension)
         return vector / np.linalg.norm(vector)
 

@@ -10,18 +10,21 @@ from extract.batching import TokenBudget
 from extract.engines.capture import CaptureEngine
 from extract.engines.causal import CausalModel
 from extract.engines.nucleus import Rule
+from extract.engines.placement import spread
 from extract.model_files import ModelFiles
 from extract.sample import Batch
+from extract.settings import Settings
 from extract.token_logits import Conversation, TokenLogits
 
 
 class TeacherEngine:
     """A causal language model of the transformers library. `dimension` is the number of ids that it knows."""
 
-    def __init__(self, job: Job, files: ModelFiles, device: str) -> None:
+    def __init__(self, job: Job, files: ModelFiles, device: str, settings: Settings) -> None:
         assert job.dtype is not None
+        spread_ = spread(settings.device_map, settings.max_memory) if settings.device_map else None
         self.model = CausalModel(
-            files.location, job.dtype, device, max_length=job.max_length or 0, trust_remote_code=job.trust_remote_code
+            files.location, job.dtype, device, spread_, job.max_length or 0, job.trust_remote_code
         )
         rule = Rule(
             job.top_p, job.top_p_max_elements, job.num_sampled, job.select, job.global_threshold, job.temperatures

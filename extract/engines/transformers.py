@@ -53,6 +53,8 @@ def keep_memory() -> None:
 class TransformersEngine:
     """Runs batches without padding on a CPU, with padding elsewhere, and pools on the device."""
 
+    pad_id = 0  # of tokens that no one sees
+
     def __init__(self, job: Job, files: ModelFiles, device: str) -> None:
         self.job = job
         self.device = torch.device(device)
@@ -147,7 +149,7 @@ class TransformersEngine:
             output = self.packed([sample.input_ids for sample in samples])
             return self._layer(output)[0], sum(lengths)
         width = max(lengths)
-        ids = torch.zeros(len(samples), width, dtype=torch.long)
+        ids = torch.full((len(samples), width), self.pad_id, dtype=torch.long)
         for row, sample in zip(ids, samples, strict=True):
             row[: sample.num_tokens] = torch.tensor(sample.input_ids)
         mask = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
@@ -155,10 +157,15 @@ class TransformersEngine:
         output = self.model(
             input_ids=ids.to(self.device, non_blocking=True),
             attention_mask=mask.long().to(self.device, non_blocking=True),
+            **self._more_inputs(samples, width),
             **self.arguments,
         )
         hidden = self._layer(output).flatten(0, 1)
         return hidden[places.to(self.device, non_blocking=True)], ids.numel()
+
+    def _more_inputs(self, samples: list[Sample], width: int) -> dict[str, Tensor]:
+        """What the model takes beside ids and mask, of samples padded to `width`."""
+        return {}
 
     def _layer(self, output: Any) -> Tensor:
         states: Tensor = output[0] if self.job.layer == -1 else output.hidden_states[self.job.layer]
