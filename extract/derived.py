@@ -24,16 +24,20 @@ def commit_derived(
     about: Mapping[str, Any],
     write_card: Callable[[str, str], str],
     cache: Path | None = None,
+    others: Mapping[str, bytes] | None = None,
+    *,
+    private: bool = True,
 ) -> str:
     """Write the configuration `name` into the output, in the place of an older one, and return what `load_dataset` takes.
 
     `parts` are paths below `name`/ and their tables, `about` goes into the metadata of each; `write_card` makes README.md from
-    the one that is there and the name to load.
+    the one that is there and the name to load; `others` are small files beside them, as pictures. An output that is not there
+    yet is made, `private` or not.
 
     Raises:
         CommitError: the output refuses.
     """
-    repo = open_repo(output, private=True)
+    repo = open_repo(output, private=private)
     loaded = output if is_folder(output) else repo.name
     work = cache_folder(cache) / "derived" / uuid.uuid4().hex
     try:
@@ -47,7 +51,9 @@ def commit_derived(
         def change(parent: str | None) -> Change:
             old = [path for path in repo.list_files() if path.startswith(f"{name}/") and path not in mine]
             readme = write_card((repo.read("README.md", parent) or b"").decode(), loaded)
-            return Change({**{e.path: e for e in entries.values()}, "README.md": readme.encode()}, old, parent)
+            return Change(
+                {**{e.path: e for e in entries.values()}, **(others or {}), "README.md": readme.encode()}, old, parent
+            )
 
         commit_change(repo, change, f"{name}: {about.get('n', 0):,} rows", lambda: None)
     finally:
