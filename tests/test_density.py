@@ -132,6 +132,7 @@ def test_the_command_stores_a_configuration_beside_the_data(vectors, tmp_path):
     card = (folder / "README.md").read_text()
     run("density", folder, "--method", "sketch")
     again = (folder / "README.md").read_text()
+    assert "cosine of random pairs" in card and "recall 1.000" in card
     assert card.count("## Density") == again.count("## Density") == 1 and "kernel_density" in again
 
 
@@ -149,6 +150,8 @@ def test_a_hub_dataset_that_still_grows(vectors, tmp_path, monkeypatch):
         commits = HfApi().list_repo_commits("tester/x", repo_type="dataset")
         assert commits[0].title == "density: 2,000 rows"
         run("density", "tester/x", "--no-commit")
+        said = run("sample", "tester/x", "--budget", 50, "--out", tmp_path / "ids.txt")
+        assert "still being built" in said and len((tmp_path / "ids.txt").read_text().split()) == 50
         assert len(HfApi().list_repo_commits("tester/x", repo_type="dataset")) == len(commits)
 
 
