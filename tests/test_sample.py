@@ -97,6 +97,10 @@ def test_of_what_is_nearly_equal_the_first_stays():
     assert stays.tolist() == kept
     assert not set(range(100, 200)) & set(stays)
 
+    angles = np.deg2rad([0, 6, 12, 18, 90])  # each is near the next alone: what goes takes nothing with it
+    chain = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    assert without_duplicates(nearest(chain, 4), 0.99).tolist() == [0, 2, 4]
+
 
 def test_the_command_writes_ids_indices_or_records(tmp_path, planted):
     vectors, _ = planted
