@@ -35,6 +35,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from builders.job import Job
+from builders.units import Unit
 from extract import run as stillroom
 from extract.batching import TokenBudget
 from extract.builds import EmbeddingsBuild
@@ -133,7 +134,7 @@ class Ours:
     def rows(self) -> tuple[list[str], list[Batch]]:
         """The texts in row order, and the same batches that a run makes of them."""
         plan = open_session(self.job, self.folder / "rows").plan
-        work = VectorWork(plan.units[0], self.job)
+        work = VectorWork(Unit(0, 0, plan.selection.num_rows), self.job)
         indices = plan.selection.indices(0, plan.selection.num_rows)
         rendered = texts(plan.source.read(indices, plan.source.columns), self.job.view, work)
         sentences = [text.text for _, row_texts in rendered for text in row_texts]

@@ -19,7 +19,7 @@ from builders.job_files import job_from_dict, preset_names, read_preset, read_to
 from builders.options import ConfigError, element_type, from_mapping, option_fields, value_type
 from extract.command import RunCommand, guarded, set_up_logging
 from extract.compare_cli import compare_command
-from extract.curate_cli import density_command
+from extract.curate_cli import density_command, sample_command
 from extract.explore_cli import explore_command
 from extract.export import export_command
 from extract.listed import Listed
@@ -225,3 +225,4 @@ main.add_command(search_command)
 main.add_command(map_command)
 main.add_command(density_command)
 main.add_command(compare_command)
+main.add_command(sample_command)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from builders.curate.density_table import DensityTable, derived_name
 from builders.curate.measure import measure
 from builders.curate.sanity import sanity
+from builders.curate.subset import SUFFIXES, choose, write_subset
 from builders.curate.vectors import VectorDataset, cache_folder, open_dataset
 from builders.options import ConfigError
 from cards.section import config_of, density_section, put_section
@@ -53,6 +55,26 @@ def run_density(
         folder = cache_folder(cache)
         loaded = commit_derived(dataset.name, name, table.parts(name, split), about, write_card, folder)
         yield f'load_dataset("{loaded}", "{name}", split="{split}")'
+
+
+def run_sample(dataset: VectorDataset, *, out: Path | None, cache: str | None, **options: Any) -> Iterator[str]:
+    """Choose rows, write them, and tell what they cover beside a random subset; options are those of `choose`."""
+    yield f"{dataset.name}: {dataset.progress}"
+    if out is not None and out.suffix not in SUFFIXES:
+        raise ConfigError(f"--out {out}: a subset is written as {', '.join(SUFFIXES)}")
+    matrix = dataset.matrix(cache_folder(cache))
+    try:
+        subset = choose(dataset, matrix, **options)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+    if options.get("threshold") is not None:
+        gone = len(matrix) - subset.num_left
+        yield f"{gone:,} of {len(matrix):,} rows are semantic duplicates, of a cosine of {options['threshold']} or more"
+    yield f"{len(subset.positions):,} of {len(matrix):,} rows: {subset.figures}"
+    yield f"as many at random: {subset.random}"
+    if out is not None:
+        write_subset(dataset, matrix, subset.positions, out)
+        yield f"{out}: {len(subset.positions):,} rows"
 
 
 def save_weights(table: DensityTable, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from builders.options import ConfigError
 from extract.command import RunCommand, guarded, set_up_logging
 
 
@@ -47,6 +48,45 @@ def density_command(output: str, config_name: str, column: str | None, cache_dir
         from extract.curate import open_vectors, run_density
 
         for line in run_density(open_vectors(output, column, config_name), cache=cache_dir, **options):
+            click.echo(line)
+        return 0
+
+    sys.exit(guarded(work))
+
+
+@click.command("sample", cls=RunCommand, context_settings={"max_content_width": 100})
+@dataset_options
+@click.option("--budget", type=click.IntRange(min=1), help="rows to take [all that --dedup leaves]")
+@click.option(
+    "--by",
+    default="density",
+    type=click.Choice(["density", "uniform", "quota", "coverage"]),
+    help="rare rows more often, all alike, equal parts of each source, or the farthest each time (k-center) [density]",
+)
+@click.option(
+    "--dedup",
+    "threshold",
+    type=click.FloatRange(0, 1),
+    help="first leave out what has this cosine to a kept row [off]",
+)
+@click.option("--source-column", default="dataset_source", help="column of --by quota [dataset_source]")
+@click.option("--seed", default=0, help="of draws [0]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="write ids.txt, indices.npy or records.parquet [only figures]"
+)
+def sample_command(output: str, config_name: str, column: str | None, cache_dir: str | None, **options: Any) -> None:
+    """Take a subset of OUTPUT, and tell how well it covers the whole, beside a random subset of equal size.
+
+    The suffix of --out says what is written: .txt ids, .npy indices, .parquet the records with all columns.
+    """
+    set_up_logging(is_debug=False)
+
+    def work() -> int:
+        from extract.curate import open_vectors, run_sample
+
+        if options["budget"] is None and options["threshold"] is None:
+            raise ConfigError("--budget or --dedup: say how many rows to take, or which to leave out")
+        for line in run_sample(open_vectors(output, column, config_name), cache=cache_dir, **options):
             click.echo(line)
         return 0
 

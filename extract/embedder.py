@@ -26,8 +26,11 @@ from extract.agree import check_agreement
 from extract.batching import TokenBudget
 from extract.claim import Plan
 from extract.engines import Engine, load_engine
+from extract.image_job import settle_images
+from extract.images import encoded
 from extract.model_files import ModelFiles, read_model_files
 from extract.plan import open_existing
+from extract.processor import VisionProcessor, load_processor
 from extract.sample import Sample
 from extract.settings import Settings
 from extract.stages import batches
@@ -43,7 +46,7 @@ class Embedder:
 
     def __init__(self, job: Job, files: ModelFiles, engine: Engine) -> None:
         self.job, self.files, self.engine = job, files, engine
-        self.tokenizer = load_text_tokenizer(job, files)
+        self.tokenizer = load_processor(job, files) if job.image_column else load_text_tokenizer(job, files)
 
     @classmethod
     def from_dataset(
@@ -88,6 +91,7 @@ class Embedder:
             asked = replace(made, instruction=instruction, prompt_name=prompt_name)  # refuses both
             prompt = files.prompt_named(prompt_name) if instruction is None else instruction
             made = replace(asked, instruction=prompt, prompt_name=None)
+        made = settle_images(made, files)
         urls = (endpoint,) if isinstance(endpoint, str) else tuple(endpoint)
         settings = Settings(device=device, endpoint=urls, endpoint_model=endpoint_model)
         return cls(made, files, load_engine(made, files, device, settings))
@@ -120,15 +124,22 @@ class Embedder:
             raise ValueError("embed_batch takes a list of texts: embed_text takes one")
         if not texts:
             return np.empty((0, self.dimension), np.float32)
-        work, budget = VectorWork(Unit(0, 0, len(texts)), self.job), TokenBudget(self.engine.max_batch_tokens)
-        for batch, vectors, _ in self.engine.run(batches(self._samples(texts), budget, work), budget):
-            work.keep(batch.samples, vectors)
-        assert work.vectors is not None
-        return work.vectors[0]
+        return self._run(self._samples(texts))
 
     def embed_multimodal(self, text: str, image: Any) -> np.ndarray:
-        """Return the vector of a text and an image, float32 [D]. ValueError: the model reads no images."""
-        raise ValueError(f"{self.job.model} embeds text alone: an image needs a dataset that was made of images")
+        """Return the vector of a text, which may be empty, and an image, float32 [D].
+
+        `image` is encoded bytes, a path, an image of Pillow, or a list of these.
+
+        Raises:
+            ValueError: the dataset was made of text alone, or the image is broken or too long.
+            OSError: there is no such file.
+        """
+        if not isinstance(self.tokenizer, VisionProcessor):
+            raise ValueError(f"{self.job.output} embeds text alone: an image needs a dataset that was made of images")
+        images = tuple(map(encoded, image if isinstance(image, list | tuple) else [image]))
+        vector: np.ndarray = self._run([self.tokenizer.sample(0, Text("", _clean(text), (), images))])[0]
+        return vector
 
     def check(self) -> None:
         """Embed a few rows of the source again and compare them with the dataset: is it the same model?
@@ -149,9 +160,30 @@ class Embedder:
         plan = Plan(replace(job, engine=self.job.engine), source, selection, units, ())
         check_agreement(plan, self.files, self.engine, open_existing(str(self.job.output)))
 
+    def _run(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Vectors of samples of one row each, [N, D]."""
+        work, budget = VectorWork(Unit(0, 0, len(samples)), self.job), TokenBudget(self.engine.max_batch_tokens)
+        for batch, vectors, _ in self.engine.run(batches(samples, budget, work), budget):
+            work.keep(batch.samples, vectors)
+        for error in work.failed.values():  # an image that only its decoder finds broken
+            raise error
+        assert work.vectors is not None
+        return work.vectors[0]
+
     def _samples(self, texts: Sequence[str]) -> list[Sample]:
-        encoded = self.tokenizer.encode([Text("", clean_text(text).strip()) for text in texts])
-        empty = next((i for i, (ids, _) in enumerate(encoded) if not ids), None)
-        if empty is not None:
-            raise ValueError(f"text {empty} has nothing to embed: {texts[empty]!r}")
-        return [Sample(i, 0, ids, truncated) for i, (ids, truncated) in enumerate(encoded)]
+        cleaned = [Text("", _clean(text)) for text in texts]
+        if isinstance(self.tokenizer, VisionProcessor):
+            is_empty = [not text.text for text in cleaned]
+            samples = [self.tokenizer.sample(i, text) for i, text in enumerate(cleaned)]
+        else:
+            found = self.tokenizer.encode(cleaned)
+            is_empty = [not ids for ids, _ in found]
+            samples = [Sample(i, 0, ids, truncated) for i, (ids, truncated) in enumerate(found)]
+        if any(is_empty):
+            i = is_empty.index(True)
+            raise ValueError(f"text {i} has nothing to embed: {texts[i]!r}")
+        return samples
+
+
+def _clean(text: str) -> str:
+    return clean_text(text).strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builders.options import ConfigError
@@ -61,15 +62,29 @@ def decode(content: bytes) -> Image:
         return _on_white(ImageOps.exif_transpose(_open(content))).convert("RGB")
 
 
+def encoded(image: bytes | str | Path | Image) -> bytes:
+    """Return the bytes of an image: as they are, from a file, or as PNG. OSError: there is no such file."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | Path):
+        return Path(image).expanduser().read_bytes()
+    content = BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
 @contextmanager
 def _foreign() -> Iterator[None]:
     """A decoder meets foreign bytes, and fails in its own ways."""
+    from PIL import UnidentifiedImageError
     from PIL.Image import DecompressionBombError
 
     try:
         yield
     except RowError:
         raise
+    except UnidentifiedImageError:  # its message holds the address of an object: other bytes in each run
+        raise RowError("bad_image", f"no image in {', '.join(FORMATS)}") from None
     except Exception as error:
         reason = "image_too_large" if isinstance(error, DecompressionBombError) else "bad_image"
         raise RowError(reason, f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from None

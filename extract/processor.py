@@ -39,20 +39,18 @@ class VisionProcessor:
         self.reserved = [token for token in tokens if isinstance(token, str)]
         self.frame = lru_cache(maxsize=64)(self._frame)
         self.adds_special = not self.frame(0)[0].startswith(processor.tokenizer.bos_token or "\0")
-        self.num_around = 0  # tokens of an image that the processor does not count: the empty lines of Gemma 3
+        self.num_around = (
+            0  # -1, as the placeholder counts with the prompt; more where lines stand around an image: Gemma 3
+        )
         self._check()
+        self.image_tokens = lru_cache(maxsize=8192)(self._image_tokens)
 
     def _check(self) -> None:
         """Refuse a model whose prompt would lack the instruction or the image, before a row is read."""
-        from PIL import Image
-
         if self.instruction not in self.frame(0)[0]:
             raise ConfigError(f"--instruction {self.instruction!r}: the model's chat template prints no system prompt")
         try:
-            prompt = PROBE.join(self.frame(1))
-            images = [Image.new("RGB", BLANK, "grey")]
-            made = self.processor(text=[prompt], images=images, add_special_tokens=self.adds_special)
-            self.num_around = len(made["input_ids"][0]) - len(self._encode(prompt).ids) - self._num_tokens([BLANK])
+            self.num_around = self._measure_blank(BLANK) - self._image_tokens(BLANK)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the model's processor takes no image: {' '.join(str(error).split())[:300]}") from error
 
@@ -95,7 +93,7 @@ class VisionProcessor:
         """Return the text without the model's placeholders, the ids of its prompt, and how many more its images take."""
         sizes = [image_size(image) for image in text.images]
         try:
-            num_image_tokens = self._num_tokens(sizes)
+            num_image_tokens = sum(map(self.image_tokens, sizes))
         except ValueError as error:  # such as sides of 200 to 1
             raise RowError("bad_image", str(error)) from None
         text = self._clean(text)
@@ -123,12 +121,19 @@ class VisionProcessor:
         except ValueError as error:
             raise RowError("bad_image", f"the processor refuses it: {' '.join(str(error).split())[:200]}") from error
 
-    def _num_tokens(self, sizes: list[tuple[int, int]]) -> int:
-        """Tokens that images of these sizes (height, width) take beside their placeholders: vLLM asks this, too."""
-        if not sizes:
-            return 0
-        counts = self.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
-        return sum(counts) + len(sizes) * (self.num_around - 1)
+    def _image_tokens(self, size: tuple[int, int]) -> int:
+        """Tokens that an image of this (height, width) takes beside its placeholder, by the rule that vLLM asks, too."""
+        rule = getattr(self.processor, "_get_num_multimodal_tokens", None)
+        if rule is None:  # SmolVLM, LFM2-VL: 20 ms for each new size
+            return self._measure_blank(size)
+        return int(sum(rule(image_sizes=[size])["num_image_tokens"])) + self.num_around
+
+    def _measure_blank(self, size: tuple[int, int]) -> int:
+        from PIL import Image
+
+        prompt, images = PROBE.join(self.frame(1)), [Image.new("RGB", size[::-1], "grey")]
+        made = self.processor(text=[prompt], images=images, add_special_tokens=self.adds_special)
+        return len(made["input_ids"][0]) - len(self._encode(prompt).ids)
 
     def _encode(self, prompt: str) -> Any:
         return self.backend.encode(prompt, add_special_tokens=self.adds_special)
@@ -208,6 +213,8 @@ def load_processor(job: Job, files: ModelFiles) -> VisionProcessor:
 
 def without_video(kind: Any) -> Any:
     """A processor's class without its part for videos, which needs torchvision to be loaded at all."""
+    from transformers.processing_utils import ProcessorMixin
+
     wanted = ["image_processor", "tokenizer"]
     if kind.get_attributes() != [*wanted, "video_processor"]:
         return kind
@@ -220,6 +227,9 @@ def without_video(kind: Any) -> Any:
         @classmethod
         def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **options: Any) -> Any:
             return super().from_args_and_dict((*args, None), processor_dict, **options)  # SmolVLM's has no default
+
+        def apply_chat_template(self, *args: Any, **options: Any) -> Any:
+            return ProcessorMixin.apply_chat_template(self, *args, **options)  # SmolVLM's asks the part for videos
 
     ImageProcessorOnly.__name__ = kind.__name__  # which it saves and reads
     return ImageProcessorOnly

@@ -22,7 +22,7 @@ class CommitError(RuntimeError):
 
 @dataclass(frozen=True)
 class Change:
-    """Files to write (small, or uploaded) and paths to delete; with `parent`, only if that is the newest revision as it lands."""
+    """Files to write (small, or uploaded) and paths to delete; with `parent`, if that is the newest revision when it lands."""
 
     files: Mapping[str, Entry | bytes] = field(default_factory=dict)
     deletes: Sequence[str] = ()

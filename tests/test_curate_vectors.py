@@ -95,6 +95,10 @@ def test_other_columns_come_beside_and_a_wrong_one_is_named(vectors, tmp_path):
 def test_what_is_none_of_ours_is_refused_in_a_line(tmp_path):
     with pytest.raises(ValueError, match="no dataset of stillroom here"):
         open_dataset(str(tmp_path))
+    with HubServer(tmp_path / "hub") as hub, pytest.MonkeyPatch.context() as patch:
+        use_hub(patch, hub)
+        with pytest.raises(ValueError, match=r"tester/none: .*404"):
+            open_dataset("tester/none")
     with pytest.raises(ValueError, match="there is no such folder"):
         open_dataset(str(tmp_path / "none"))
     (tmp_path / "_stillroom").mkdir()

@@ -1,6 +1,7 @@
 """Density and the weights that even it out: python -m pytest tests/test_density.py."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -151,7 +152,11 @@ def test_a_hub_dataset_that_still_grows(vectors, tmp_path, monkeypatch):
         assert len(HfApi().list_repo_commits("tester/x", repo_type="dataset")) == len(commits)
 
 
-def test_what_cannot_be_is_one_line(tmp_path):
+def test_what_cannot_be_is_one_line(tmp_path, monkeypatch):
     assert run("density", tmp_path, code=2).startswith(f"stillroom: {tmp_path}: no dataset of stillroom here")
     folder = write_embeddings(tmp_path / "out", np.ones((1, 4), np.float32))
     assert "neighbours need two" in run("density", folder, code=2)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    folder = write_embeddings(tmp_path / "two", np.eye(2, dtype=np.float32))
+    assert 'pip install "stillroom[curate]"' in run("density", folder, code=2)
+    assert "by sketch" in run("density", folder, "--method", "sketch")

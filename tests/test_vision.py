@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import sys
 import time
 
 import numpy as np
@@ -16,8 +17,9 @@ from builders.images import ImageView
 from builders.job import Job
 from builders.options import ConfigError
 from builders.text import Text, TextView
-from extract.batching import TokenBudget
+from extract.batching import TokenBudget, token_batches
 from extract.dry_run import dry_run
+from extract.embedder import Embedder
 from extract.engines import load_engine
 from extract.image_job import settle_images
 from extract.images import decode
@@ -113,6 +115,23 @@ def test_tokens_are_counted_before_the_pixels_are_made(model):
     assert all(sample.scene.images == () for sample in samples)  # pixels are made once, and the bytes let go
 
 
+def test_a_processor_without_a_rule_counts_grey_images(idefics, monkeypatch):
+    texts = [*MIXED, row("", picture(0, 30, 90))]
+    ruled = list(map(load_processor(*settled(idefics)).count, texts))
+    monkeypatch.delattr(transformers.Idefics3Processor, "_get_num_multimodal_tokens")
+    assert list(map(load_processor(*settled(idefics)).count, texts)) == ruled
+
+
+def test_images_count_in_the_budget_of_a_batch(model):
+    processor, engine = open_both(model)
+    texts = [row("a text " * (i % 3), *[picture(i, 64 * (1 + i % 4), 96)] * (i % 3)) for i in range(24)]
+    samples = [processor.sample(i, text) for i, text in enumerate(texts)]
+    batches = [Batch(None, part) for part in token_batches(samples, TokenBudget(400))]
+    padded = [padded for _, _, padded in engine.run(batches, TokenBudget(400))]
+    assert len(padded) > 4
+    assert max(padded) <= 400  # what the model ran, pixels and all
+
+
 def conversation(text):
     images = [{"type": "image", "image": Image.open(io.BytesIO(image)).convert("RGB")} for image in text.images]
     content = [*images, *([{"type": "text", "text": text.text}] if text.text else [])]
@@ -144,6 +163,25 @@ def test_qwen3_vl_is_what_transformers_gives(qwen, how, layer):
     expected = np.stack([BY_HAND[how](tokens) for tokens in by_hand(qwen, MIXED, layer)])
     vectors = embed(*open_both(qwen, pooling=how, layer=layer, normalize=False), MIXED, size=4)
     np.testing.assert_allclose(vectors, expected, atol=2e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("how", "layer"), [("mean", -1), ("last", 1)])
+def test_another_model_is_pooled_from_its_hidden_states(idefics, how, layer):
+    processor = transformers.Idefics3Processor.from_pretrained(idefics, backend="pil")
+    model, expected = transformers.Idefics3ForConditionalGeneration.from_pretrained(idefics).eval(), []
+    for text in MIXED:
+        (user,) = conversation(text)[1:]
+        chat = [
+            {"role": "user", "content": [*user["content"], *([] if text.text else [{"type": "text", "text": ""}])]}
+        ]
+        inputs = processor.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        states = model(**inputs, output_hidden_states=True).hidden_states[layer][0]
+        expected.append(BY_HAND[how](states.numpy()))
+    vectors = embed(*open_both(idefics, pooling=how, layer=layer, normalize=False), MIXED)
+    np.testing.assert_allclose(vectors, np.stack(expected), atol=2e-5)
 
 
 def test_what_is_left_open_is_what_qwen3_vl_embedding_does(qwen):
@@ -274,6 +312,12 @@ def test_a_model_that_takes_no_images_is_refused(minilm):
         load_processor(*settled(minilm, max_length=128))
 
 
+def test_a_missing_pillow_names_its_command(qwen, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ConfigError, match=r"^--image-column needs Pillow: pip install 'stillroom\[vision\]'$"):
+        settled(qwen)
+
+
 def bomb():
     """A PNG of some bytes that claims 17 gigapixels."""
     import struct
@@ -335,7 +379,7 @@ def test_a_killed_run_accounts_for_every_row(source, qwen, built):
     reasons = {i: reason for i, (reason, _) in BROKEN.items()} | {14: "no_image", 34: "no_image"}
     expected = {40 * n + i: reason for n in range(4) for i, reason in reasons.items()}
     assert {line["index"]: line["reason"] for line in skipped} == expected
-    assert all(line["detail"] for line in skipped)
+    assert all(line["detail"] and "0x" not in line["detail"] for line in skipped)  # the same bytes in each run
     index, vectors = read_vectors(built)
     assert index.tolist() == [i for i in range(160) if i not in expected]
     data = [d for i, d in enumerate(pq.read_table(source).to_pylist()[:40]) if i not in reasons]
@@ -351,6 +395,26 @@ def test_the_card_speaks_of_images(built):
     assert "| images | `image`, before the text; scaled to at most 1,843,200 and at least 4,096 pixels" in card
     assert "| `num_images` | int32 |" in card
     assert "a vision-language model" in card
+
+
+def test_the_dataset_alone_says_how_to_embed_a_query(source, built, tmp_path):
+    embedder = Embedder.from_dataset(str(built))
+    index, vectors = read_vectors(built)
+    assert index[:3].tolist() == [0, 1, 2]  # 2 has no image
+    first, content = pq.read_table(source).to_pylist()[:3], picture(0, 64, 64)
+    (tmp_path / "a.png").write_bytes(content)
+    for image in (content, tmp_path / "a.png", [Image.open(io.BytesIO(content))]):
+        np.testing.assert_allclose(embedder.embed_multimodal(first[0]["text"], image), vectors[0], atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_text(first[2]["text"]), vectors[2], atol=1e-5)
+    image_alone = embedder.embed_multimodal("", first[1]["image"]["bytes"])
+    assert np.abs(image_alone - vectors[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="truncated"):
+        embedder.embed_multimodal("row 7", BROKEN[7][1])
+    with pytest.raises(ValueError, match="text 1 has nothing to embed"):
+        embedder.embed_batch(["a", " "])
+    query = Embedder.from_dataset(str(built), instruction="Find the chart")
+    assert query.prompt == "Find the chart."
+    assert np.abs(query.embed_text("a") - embedder.embed_text("a")).max() > 1e-3
 
 
 def test_a_dry_run_counts_images(source, qwen, built, cache):

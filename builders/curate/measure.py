@@ -29,6 +29,7 @@ def measure(
         "dtype": dataset.form.dtype,
         "column": dataset.column,
         "revision": dataset.revision,
+        "key": dataset.key,
         "rows_covered": dataset.progress.num_rows,
         "is_complete": dataset.progress.is_complete,
     }

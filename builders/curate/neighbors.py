@@ -5,8 +5,8 @@
 
 By cells: k-means puts every vector into one of C cells; each vector is compared, exactly, with all that lie in the `probes`
 cells whose centres are nearest to it. This is an inverted file (Jégou et al., 2011, doi:10.1109/TPAMI.2010.57) turned round:
-cells are taken one after the other, and matrix products compare all who ask with all who are there. What it misses is what lies
-in other cells, so that the number of probes is found beforehand from a few hundred exact answers, and its recall is measured on
+cells are taken one after the other, and matrix products compare all who ask with all who are there. What it misses lies in
+other cells, so that the number of probes is found beforehand from a few hundred exact answers, and its recall is measured on
 others. Memory: 8 k + 16 probes bytes a vector, and blocks; vectors may be mapped.
 """
 
@@ -37,7 +37,7 @@ TRAIN_ROWS = 40  # per cell, of k-means
 class Neighbors:
     """The k nearest of N vectors, best first: `positions` int32 [N, k], `similarities` (cosines) float32 [N, k].
 
-    `recall` is the share of true neighbours found, of a sample (1.0 where all pairs were compared). Where the probed cells hold
+    `recall` is the share of true neighbours found, of a sample (1.0 where all pairs were compared). Where probed cells hold
     fewer than k others, positions are -1 and similarities -inf.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from builders.stored import StoredDataset
@@ -32,9 +33,11 @@ def read_progress(stored: StoredDataset, chunks: tuple[str, ...]) -> Progress:
     """Tell how complete a dataset is; rows that were skipped count as covered where their chunk has other records."""
     covered = sum(int(match[2]) - int(match[1]) for match in map(CHUNK_NAME.search, chunks) if match)
     files, root = stored.filesystem, stored.root
-    is_complete = files.exists(f"{root}/{stored.layout.ledger}")
+    with suppress(FileNotFoundError):  # `exists` of the Hub's file system would say no where there is no answer
+        files.info(f"{root}/{stored.layout.ledger}")
+        return Progress(covered, covered, True)
     total = None
-    if not is_complete and files.exists(f"{root}/README.md"):
+    with suppress(FileNotFoundError):
         match = CARD_ROWS.search(files.cat_file(f"{root}/README.md").decode())
         total = int(match[1].replace(",", "")) if match else None
-    return Progress(covered, total, is_complete)
+    return Progress(covered, total, False)

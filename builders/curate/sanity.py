@@ -53,6 +53,7 @@ def sanity(vectors: np.ndarray, pairs: np.ndarray | None = None, *, seed: int = 
     for start in range(0, num, ROWS):
         block = np.asarray(vectors[start : start + ROWS], np.float64)
         not_finite += int((~np.isfinite(block).all(axis=1)).sum())
+        block[~np.isfinite(block)] = 0
         norms.append(np.linalg.norm(block, axis=1))
         hashes += [hash(row.tobytes()) for row in np.asarray(vectors[start : start + ROWS])]
         sums += block.sum(axis=0)
@@ -74,4 +75,5 @@ def sanity(vectors: np.ndarray, pairs: np.ndarray | None = None, *, seed: int = 
 def _mean_cosine(vectors: np.ndarray, pairs: np.ndarray) -> float:
     if not len(pairs):
         return 0.0
-    return float((unit(vectors[pairs[:, 0]]) * unit(vectors[pairs[:, 1]])).sum(axis=1).mean())
+    first, second = (unit(np.nan_to_num(vectors[rows], posinf=0, neginf=0)) for rows in pairs.T)
+    return float((first * second).sum(axis=1).mean())

@@ -126,8 +126,8 @@ def open_dataset(
     `column` is only needed where there are several (a job with --fields).
 
     Raises:
-        ValueError: none of stillroom's, no embeddings, no chunk yet, no such column, or several to choose from.
-        OSError: there is no such dataset, or no access, or no answer.
+        ValueError: no such dataset, none of stillroom's, no embeddings, no chunk yet, or no such column.
+        OSError: no answer.
     """
     name, revision = _pin(name, revision)
     stored = open_stored(name, config_name=config_name, revision=revision)
@@ -159,8 +159,13 @@ def _pin(name: str, revision: str | None) -> tuple[str, str | None]:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    whole = name if "/" in name else f"{api.whoami()['name']}/{name}"
-    return whole, str(api.dataset_info(whole, revision=revision, expand=["sha"]).sha)
+    try:
+        whole = name if "/" in name else f"{api.whoami()['name']}/{name}"
+        return whole, str(api.dataset_info(whole, revision=revision, expand=["sha"]).sha)
+    except (OSError, ValueError) as error:  # of the Hub: no such dataset, no access, no token; or not a name
+        raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of whichever HTTP library the Hub's client uses
+        raise OSError(f"the Hub cannot be reached: {error}") from error
 
 
 def _form(schema: pa.Schema, column: str) -> VectorFormat:

@@ -75,7 +75,7 @@ class VllmEngine:
         before = set(active_children())
         signal.pthread_sigmask(signal.SIG_BLOCK, DRAINS)  # children inherit it
         try:
-            self.engine: Any = LLM(
+            self.llm: Any = LLM(
                 name,
                 revision=revision,
                 runner="pooling",
@@ -87,11 +87,12 @@ class VllmEngine:
                 enable_prefix_caching=False,
                 disable_log_stats=True,
                 pooler_config=PoolerConfig(pooling_type=POOLING_TYPES[job.pooling or "last"], use_activation=False),
-            ).llm_engine
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot load --model {job.model}: {' '.join(str(error).split())[:300]}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, DRAINS)
+        self.engine = self.llm.llm_engine
         self.children = [child for child in active_children() if child not in before]
         self.leash = _leash([child.pid for child in self.children if child.pid])
         atexit.register(self.close)
