@@ -95,7 +95,7 @@ def exact_neighbors(dense: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def place(blocks: Iterable[np.ndarray], landmarks: Landmarks) -> Iterator[np.ndarray]:
-    """Points of all rows, block by block, float32: a landmark's own, else a mean of the nearest landmarks', the nearest first."""
+    """Points of all rows, block by block, float32: a landmark's own, else a mean of its nearest landmarks'."""
     faiss = import_faiss()
     start = 0
     for block in blocks:
