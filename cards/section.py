@@ -36,8 +36,11 @@ def column_table(columns: Sequence[Column]) -> str:
     return "\n".join(["| column | type | |", "|---|---|---|", *rows])
 
 
-def density_section(name: str, load_name: str, split: str, columns: Sequence[Column], about: Mapping[str, Any]) -> str:
-    """What the card says of the configuration `density`."""
+def density_section(
+    name: str, load_name: str, split: str, columns: Sequence[Column], about: Mapping[str, Any], figures: Sequence[str]
+) -> str:
+    """What the card says of the configuration `density`, and of the vectors: `figures` of their sanity, a line each."""
+    listed = "\n".join(f"- {line}" for line in figures)
     how = f"{about['method']}, {about['metric']}"
     if "recall" in about:
         how += f", k = {about['k']}, recall {about['recall']:.3f}"
@@ -56,4 +59,8 @@ density = load_dataset("{load_name}", "{name}", split="{split}")  # `index` is t
 ```
 
 {column_table(columns)}
+
+Of the vectors themselves:
+
+{listed}
 """

@@ -11,7 +11,7 @@ import numpy as np
 
 from builders.curate.density_table import DensityTable, derived_name
 from builders.curate.measure import measure
-from builders.curate.sanity import sanity
+from builders.curate.sanity import equal_texts, sanity
 from builders.curate.subset import SUFFIXES, choose, write_subset
 from builders.curate.vectors import VectorDataset, cache_folder, open_dataset
 from builders.options import ConfigError
@@ -33,7 +33,8 @@ def run_density(
     """Measure, store as a configuration, and tell line by line."""
     yield f"{dataset.name}: {dataset.progress}"
     matrix = dataset.matrix(cache_folder(cache))
-    yield from sanity(matrix.vectors).lines()
+    figures = list(sanity(matrix.vectors, equal_texts(dataset)).lines())
+    yield from figures
     try:
         table = measure(dataset, matrix, k=k, method=method, seed=seed)
     except (ValueError, ImportError) as error:
@@ -49,7 +50,7 @@ def run_density(
         name, split = derived_name("density", dataset), dataset.stored.job.split
 
         def write_card(readme: str, loaded: str) -> str:
-            text = density_section(name, loaded, split, table.columns, about)
+            text = density_section(name, loaded, split, table.columns, about, figures)
             return put_section(readme, name, text, [config_of(name, split)])
 
         folder = cache_folder(cache)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from datasets import load_dataset
-from huggingface_hub import HfApi
+from huggingface_hub import DatasetCard, HfApi
 
 from builders.curate.density import density, inverse_weights
 from builders.curate.neighbors import nearest, unit
@@ -15,7 +15,7 @@ from builders.curate.sketch import Sketch, merge
 from extract.cli import main
 from tests.embeddings_folder import write_embeddings
 from tests.hubserver import HubServer
-from tests.runs import use_hub
+from tests.runs import MINILM, Bench, use_hub
 
 
 def clustered(num, dimension=32, clusters=40, seed=0):
@@ -132,6 +132,7 @@ def test_the_command_stores_a_configuration_beside_the_data(vectors, tmp_path):
     card = (folder / "README.md").read_text()
     run("density", folder, "--method", "sketch")
     again = (folder / "README.md").read_text()
+    assert "cosine of random pairs" in card and "recall 1.000" in card
     assert card.count("## Density") == again.count("## Density") == 1 and "kernel_density" in again
 
 
@@ -149,7 +150,36 @@ def test_a_hub_dataset_that_still_grows(vectors, tmp_path, monkeypatch):
         commits = HfApi().list_repo_commits("tester/x", repo_type="dataset")
         assert commits[0].title == "density: 2,000 rows"
         run("density", "tester/x", "--no-commit")
+        said = run("sample", "tester/x", "--budget", 50, "--out", tmp_path / "ids.txt")
+        assert "still being built" in said and len((tmp_path / "ids.txt").read_text().split()) == 50
         assert len(HfApi().list_repo_commits("tester/x", repo_type="dataset")) == len(commits)
+
+
+@pytest.mark.slow
+def test_a_real_output_is_verified_and_keeps_its_section_when_its_run_writes_the_card_again(chat_parquet, tmp_path):
+    bench, out = Bench(tmp_path), tmp_path / "out"
+    job = [
+        "--engine",
+        "fake",
+        "--model",
+        MINILM,
+        "--source",
+        str(chat_parquet),
+        "--output",
+        "./out",
+        "--chunk-rows",
+        "20",
+    ]
+    bench.run(*job, "--resume")
+    assert "complete: 60 rows" in run("density", out)
+    assert "nothing is missing, doubled or damaged" in run("verify", out)
+    (out / "README.md").write_text((out / "README.md").read_text().replace("**Complete**", "**Old**"))
+    (out / "_stillroom/ledger.jsonl").unlink()
+    next(out.glob("data/train/*/*.parquet")).unlink()
+    bench.run(*job, "--resume")
+    card = (out / "README.md").read_text()
+    assert "**Old**" not in card and card.count("## Density") == 1
+    assert {c["config_name"] for c in DatasetCard(card).data.to_dict()["configs"]} >= {"default", "density"}
 
 
 def test_what_cannot_be_is_one_line(tmp_path, monkeypatch):

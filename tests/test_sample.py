@@ -37,7 +37,7 @@ def test_an_inverse_density_subset_covers_every_cluster_and_beats_random(planted
         mine, random = (coverage(vectors, rows) for rows in (taken, uniform(len(vectors), budget, seed=seed)))
         assert len(set(which[taken])) == 34
         assert mine.radius < random.radius and mine.mean < random.mean
-        assert mine.novelsum > random.novelsum
+        assert mine.novelsum > random.novelsum and mine.spread > random.spread
 
 
 def test_novelsum_is_that_of_its_formula(planted):
@@ -96,6 +96,10 @@ def test_of_what_is_nearly_equal_the_first_stays():
             kept.append(row)
     assert stays.tolist() == kept
     assert not set(range(100, 200)) & set(stays)
+
+    angles = np.deg2rad([0, 6, 12, 18, 90])  # each is near the next alone: what goes takes nothing with it
+    chain = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    assert without_duplicates(nearest(chain, 4), 0.99).tolist() == [0, 2, 4]
 
 
 def test_the_command_writes_ids_indices_or_records(tmp_path, planted):

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from builders.curate.sanity import sanity
+from builders.curate.sanity import equal_texts, sanity
+from builders.curate.vectors import open_dataset
+from tests.embeddings_folder import write_embeddings
 
 
 def test_good_vectors_are_told_from_bad_ones():
@@ -27,3 +29,12 @@ def test_good_vectors_are_told_from_bad_ones():
     assert len([line for line in found.lines() if line.startswith("warning")]) == 2
     apart = np.array([[i, (good[1000:] @ good[i]).argmin() + 1000] for i in range(100)])
     assert "no closer than random" in " ".join(sanity(good, apart).lines())
+
+
+def test_records_of_equal_text_are_known_to_be_close(tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)
+    vectors[40] = vectors[5]
+    vectors[59] = vectors[5]
+    pairs = equal_texts(open_dataset(str(write_embeddings(tmp_path / "out", vectors, chunk_rows=25))))
+    assert pairs.tolist() == [[5, 40], [40, 59]]
+    assert round(sanity(vectors, pairs).close, 3) == 1

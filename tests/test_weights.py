@@ -1,6 +1,10 @@
 """Weights in a training run: python -m pytest tests/test_weights.py."""
 
+import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -12,8 +16,20 @@ from torch.utils.data import DataLoader
 from builders.curate.weights import Weights, load_weights, weighted_sampler
 from tests.embeddings_folder import write_embeddings
 from tests.hubserver import HubServer
-from tests.runs import use_hub
+from tests.runs import CHECKOUT, use_hub
 from tests.test_density import clustered, run
+
+TWO_WORKERS = """
+import json, sys
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tests.test_weights import made, weighted_sampler
+accelerator = Accelerator(cpu=True)
+sampler = weighted_sampler(made(range(1, 51)), range(50), num_samples=40)
+loader = accelerator.prepare(DataLoader(range(50), batch_size=5, sampler=sampler))
+passes = [[int(i) for batch in loader for i in batch] for _ in range(2)]
+open(f"{sys.argv[1]}/{accelerator.process_index}.json", "w").write(json.dumps(passes))
+"""
 
 
 def made(weights):
@@ -80,10 +96,11 @@ def test_rare_rows_are_drawn_in_proportion():
     sampler = weighted_sampler(made(expected), [f"row-{i}" for i in range(20)], num_samples=40_000, seed=4)
     counts = np.bincount(list(sampler), minlength=20)
     assert ((counts - 40_000 * expected) ** 2 / (40_000 * expected)).sum() < 43.8
-    assert list(sampler) == list(sampler)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    assert list(sampler) != first
+    sampler.set_epoch(0)
+    first, second = list(sampler), list(sampler)
+    assert first != second
+    sampler.set_epoch(1)  # as after a restart
+    assert list(sampler) == second
 
 
 def test_workers_share_the_draws():
@@ -97,6 +114,20 @@ def test_workers_share_the_draws():
     assert sorted(without) == keys
     with pytest.raises(ValueError, match="51 rows without replacement: there are 50"):
         weighted_sampler(made(np.ones(50)), keys, replacement=False, num_samples=51)
+
+
+@pytest.mark.slow
+def test_accelerate_shares_out_the_batches_of_one_sampler(tmp_path):
+    (tmp_path / "two.py").write_text(TWO_WORKERS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    subprocess.run([*launch, tmp_path / "two.py", tmp_path], check=True, env=environment, timeout=200)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    sampler = weighted_sampler(made(range(1, 51)), range(50), num_samples=40)
+    for mine, theirs in zip(first, second, strict=True):
+        assert Counter(mine + theirs) == Counter(sampler)
+        assert len(mine) == len(theirs) == 20
 
 
 def test_fallbacks_are_said_aloud(tmp_path, caplog):

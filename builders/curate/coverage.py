@@ -21,17 +21,19 @@ class Coverage:
     """Figures of a subset: the distance (1 - cosine) of rows to it, and its NovelSum.
 
     `radius` is the greatest distance of any row to its nearest member, `radius_99` the 99 % quantile, `mean` the mean.
+    `spread` is NovelSum without its factor of density.
     """
 
     radius: float
     radius_99: float
     mean: float
     novelsum: float
+    spread: float
 
     def __str__(self) -> str:
         return (
             f"coverage radius {self.radius:.3f}, 99 % of rows within {self.radius_99:.3f}, mean {self.mean:.3f}; "
-            f"NovelSum {self.novelsum:.3f}"
+            f"NovelSum {self.novelsum:.3f}, without density {self.spread:.3f}"
         )
 
 
@@ -44,20 +46,22 @@ def coverage(vectors: np.ndarray, taken: np.ndarray, *, seed: int = 0) -> Covera
     members = vectors[taken]
     parts = [search(unit(vectors[rows[i : i + ROWS]]), members, 1)[0][:, 0] for i in range(0, len(rows), ROWS)]
     distances = np.clip(1 - np.concatenate(parts), 0, 2)
+    novelties, densities = _novelties(vectors, taken, seed)
     return Coverage(
         radius=float(distances.max()),
         radius_99=float(np.quantile(distances, RADIUS_QUANTILE)),
         mean=float(distances.mean()),
-        novelsum=novel_sum(vectors, taken, seed=seed),
+        novelsum=float((novelties * densities).mean()),
+        spread=float(novelties.mean()),
     )
 
 
-def novel_sum(vectors: np.ndarray, taken: np.ndarray, *, seed: int = 0) -> float:
-    """NovelSum (Yang et al., 2025, arXiv:2502.17184, as their code at github.com/UmeanNever/NovelSum averages it).
+def _novelties(vectors: np.ndarray, taken: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two factors of each member in NovelSum (Yang et al., 2025, arXiv:2502.17184), as its authors' code averages it.
 
-    A member's novelty is the mean of its distances (1 - cosine) to all members, itself included, weighted by 1 / rank, nearest
-    first, times the root of its density in the whole: 1 / the mean squared distance of unit vectors to its 10 nearest.
-    NovelSum is the mean novelty. Higher is more diverse; figures of other data, models or budgets do not compare.
+    The first is the mean of a member's distances (1 - cosine) to all members, itself included, weighted by 1 / rank, nearest
+    first; the second the root of its density in the whole: 1 / the mean squared distance of unit vectors to its 10 nearest.
+    Higher is more diverse; figures of other data, models or budgets do not compare.
     """
     draw = np.random.default_rng(seed)
     if len(taken) > MAX_MEMBERS:
@@ -68,4 +72,4 @@ def novel_sum(vectors: np.ndarray, taken: np.ndarray, *, seed: int = 0) -> float
     densities = np.maximum(near, MIN_DISTANCE) ** -DENSITY_POWER
     distances = np.sort(np.clip(1 - members @ members.T, 0, 2), axis=1)
     ranks = 1 / np.arange(1, len(taken) + 1)
-    return float((distances @ ranks / ranks.sum() * densities).mean())
+    return distances @ ranks / ranks.sum(), densities

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from builders.curate.neighbors import unit
+from builders.curate.vectors import VectorDataset
 
+CONTENT_HASH = "content_hash"
 ROWS = 8192
 PAIRS = 20_000  # random pairs: the mean cosine is known to about 0.001
 FLAT = 1e-3  # a dimension is near-constant if its spread is below this share of the median one
@@ -68,8 +71,19 @@ def sanity(vectors: np.ndarray, pairs: np.ndarray | None = None, *, seed: int = 
         duplicates=1 - len(set(hashes)) / num,
         flat=tuple(flat.tolist()),
         not_finite=not_finite,
-        close=None if pairs is None else _mean_cosine(vectors, pairs),
+        close=None if pairs is None or not len(pairs) else _mean_cosine(vectors, pairs),
     )
+
+
+def equal_texts(dataset: VectorDataset) -> np.ndarray:
+    """Rows known to be close: positions int64 [P, 2] of records of equal text (`content_hash`), each beside the next one."""
+    if CONTENT_HASH not in dataset.schema.names:
+        return np.empty((0, 2), np.int64)
+    column = pa.chunked_array([batch[CONTENT_HASH] for batch in dataset.batches([CONTENT_HASH])], pa.string())
+    codes = column.combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    is_same = np.flatnonzero(codes[order[1:]] == codes[order[:-1]])
+    return np.column_stack([order[is_same], order[is_same + 1]])
 
 
 def _mean_cosine(vectors: np.ndarray, pairs: np.ndarray) -> float:

@@ -141,7 +141,8 @@ def weighted_sampler(
 class WeightedSampler:
     """As torch's WeightedRandomSampler, for one of `world_size` workers: all draw the same order, and each takes its share.
 
-    `set_epoch` gives the next epoch other draws; a share is one of the first num_samples // world_size * world_size draws.
+    Each pass draws anew, and is that of an epoch: the first of epoch 0, or of the one that `set_epoch` named, as after a
+    restart. A share is one of the first num_samples // world_size * world_size draws.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class WeightedSampler:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew, the same on all workers."""
+        """Name the epoch of the next pass; accelerate and transformers do not."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -165,6 +166,7 @@ class WeightedSampler:
         from torch.utils.data import WeightedRandomSampler
 
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        self.epoch += 1
         # positions by inverse CDF where multinomial, which takes at most 2^24 weights, cannot
         if len(self.weights) < 1 << 24:
             drawn: Sequence[int] = list(
