@@ -17,6 +17,7 @@ import click
 from builders.job import Job
 from builders.job_files import job_from_dict, preset_names, read_preset, read_toml
 from builders.options import ConfigError, element_type, from_mapping, option_fields, value_type
+from extract.card_cli import card_command
 from extract.command import RunCommand, guarded, set_up_logging
 from extract.explore_cli import explore_command
 from extract.export import export_command
@@ -215,5 +216,6 @@ main.add_command(run_command)
 main.add_command(verify_command)
 main.add_command(doctor_command)
 main.add_command(mask_command)
+main.add_command(card_command)
 main.add_command(explore_command)
 main.add_command(export_command)

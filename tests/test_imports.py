@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "extract/plan.py": {"builders", "extract", "hub"},
     "extract/verify.py": {"builders", "extract", "hub"},
     "extract/logits_output.py": {"builders", "extract", "hub"},
+    "extract/card.py": {"builders", "extract", "hub", "cards"},
     "extract/explore.py": {"builders", "extract", "cards"},
     "extract/run.py": {"builders", "extract", "hub", "cards"},
 }
