@@ -22,18 +22,18 @@ MIN_PLOTTED = 10  # values; fewer make no distribution
 
 
 class About(NamedTuple):
-    """What a tally counts: a title, the unit of its labels, whether its values are whole numbers, bins per octave."""
+    """What a tally counts: the value, a title of its plot, whether values are whole numbers, bins per octave."""
 
+    value: str
     title: str
-    unit: str
     is_whole: bool = True
     per_octave: int = PER_OCTAVE
 
 
 TALLIED = {
-    "tokens": About("Tokens of a record", "tokens"),
-    "exact": About("Ids kept for certain, of a token", "ids"),
-    "norm": About("Lengths of the vectors", "length", False, PER_OCTAVE_NORM),
+    "tokens": About("tokens of a record", "Records by number of tokens"),
+    "exact": About("ids kept for certain, of a token", "Tokens by number of ids that are kept for certain"),
+    "norm": About("length of a vector", "Vectors by length", False, PER_OCTAVE_NORM),
 }
 
 
@@ -86,9 +86,9 @@ class Figures:
         return found
 
     def distributions(self) -> list[tuple[str, list[str]]]:
-        """Title, quantiles and greatest value of each distribution, as text."""
+        """What is counted, quantiles and greatest value of each distribution, as text."""
         return [
-            (TALLIED[name].title, [_figure(value) for value in (*map(tally.quantile, QUANTILES), tally.most)])
+            (TALLIED[name].value, [_figure(value) for value in (*map(tally.quantile, QUANTILES), tally.most)])
             for name, tally in self.tallies.items()
         ]
 
@@ -148,13 +148,12 @@ def _time(counts: Mapping[str, Any]) -> datetime:
 
 def _plot(name: str, tally: Tally) -> str:
     about = TALLIED[name]
-    return bars_svg(about.title, about.unit, [PlotBar(_label(one, about), one.number) for one in tally.bins()])
+    bars = [PlotBar(_figure(one.low), _span(one, is_whole=about.is_whole), one.number) for one in tally.bins()]
+    return bars_svg(about.title, bars)
 
 
-def _label(one: Bin, about: About) -> str:
-    if not about.is_whole:
-        return f"{one.low:.3g}"
-    return f"{one.low:,.0f}" if one.low == one.high else f"{one.low:,.0f}–{one.high:,.0f}"
+def _span(one: Bin, *, is_whole: bool) -> str:
+    return _figure(one.low) if is_whole and one.low == one.high else f"{_figure(one.low)} to {_figure(one.high)}"
 
 
 def _figure(value: float) -> str:
