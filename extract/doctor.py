@@ -36,7 +36,7 @@ PACKAGES = (
         "pyarrow",
         "numpy",
     ),
-    *("safetensors", "vllm", "flash_attn", "tritonclient", "sentence-transformers", "gguf", "trl"),
+    *("safetensors", "vllm", "flash_attn", "tritonclient", "sentence-transformers", "gguf", "trl", "pillow"),
 )
 NEEDS = {"transformers": ("torch", "transformers"), "vllm": ("vllm",), "triton": ("tritonclient",)}
 NEEDED = ("transformers",)  # by all other engines: its tokenizers

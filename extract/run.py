@@ -20,11 +20,10 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 
-from builders.engines import SERVERS
 from builders.job import Job
 from builders.layout import Layout
 from cards.writer import CardWriter
-from extract.agree import check_agreement
+from extract.agree import check_engines
 from extract.batching import TokenBudget
 from extract.builds import Build, open_build
 from extract.claim import claim, read_batches
@@ -89,8 +88,8 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
             kind = open_build(plan.job, plan.source, session.files, session.old, session.ranks, session.ranges)
             engine = session.engine or load_engine(plan.job, session.files, settings.device, settings)
             try:
-                if world.is_main and plan.job.engine in SERVERS and session.repo is not None:
-                    check_agreement(plan, session.files, engine, session.repo)
+                if world.is_main and session.repo is not None:
+                    check_engines(plan, session.files, engine, session.repo)
                 pour(session, kind, engine, settings, world, stop, progress, tick)
             except EngineLostError as error:
                 stop.request(str(error))

@@ -424,3 +424,27 @@ def test_a_dry_run_counts_images(source, qwen, built, cache):
     torn = load_processor(*settled(qwen)).sample(0, row("row 7", BROKEN[7][1])).num_tokens  # known when it is decoded
     assert f"tokens    {tokens + 4 * torn:,}, from 160 rows" in plan
     assert "empty     20.0% of rows" in plan
+
+
+def test_an_image_of_a_query_is_pillows_a_file_or_bytes(built, tmp_path):
+    embedder = Embedder.from_dataset(str(built))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    content = picture(3, 96, 64, "JPEG", exif=exif)
+    (tmp_path / "image.jpg").write_bytes(content)
+    vector = embedder.embed_multimodal("a", content)
+    for image in (Image.open(io.BytesIO(content)), tmp_path / "image.jpg", str(tmp_path / "image.jpg")):
+        np.testing.assert_allclose(embedder.embed_multimodal("a", image), vector, atol=1e-5)
+    cmyk = Image.open(io.BytesIO(content)).convert("CMYK")
+    np.testing.assert_allclose(
+        embedder.embed_multimodal("a", cmyk), embedder.embed_multimodal("a", cmyk.convert("RGB")), atol=1e-5
+    )
+    for image, message in (
+        (b"x", "text 0: no image in PNG"),
+        (BROKEN[7][1], "text 0: "),
+        (7, "int is no image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embedder.embed_multimodal("a", image)
+    with pytest.raises(ValueError, match="text 0 has nothing to embed"):
+        embedder.embed_text("")
