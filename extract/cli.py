@@ -17,6 +17,7 @@ import click
 from builders.job import Job
 from builders.job_files import check_names, job_from_dict, preset_names, read_preset, read_toml
 from builders.options import ConfigError, element_type, from_mapping, option_fields, value_type
+from extract.card_cli import card_command
 from extract.command import CommandGroup, RunCommand, ThemedOption, guarded, set_up_logging
 from extract.compare_cli import compare_command
 from extract.curate_cli import density_command, sample_command
@@ -228,6 +229,7 @@ main.add_command(status_command)
 main.add_command(verify_command)
 main.add_command(doctor_command)
 main.add_command(mask_command)
+main.add_command(card_command)
 main.add_command(explore_command)
 main.add_command(export_command)
 main.add_command(search_command)

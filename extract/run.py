@@ -34,7 +34,7 @@ from extract.agree import check_engines
 from extract.batching import TokenBudget
 from extract.builds import Build, open_build
 from extract.claim import claim, read_batches
-from extract.device import pin_device
+from extract.device import hardware, pin_device
 from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, EngineLostError, load_engine
 from extract.plan import number_at
@@ -131,7 +131,8 @@ def pour(
     """The main loop: units -> batches -> engine -> records -> chunk -> pending."""
     plan, partial = session.plan, session.partial
     budget = TokenBudget(settings.max_batch_tokens or engine.max_batch_tokens)
-    writer = ChunkWriter(session, kind.columns(engine))
+    device = hardware(plan.job.build, plan.job.engine, settings.device)
+    writer = ChunkWriter(session, kind.columns(engine), device)
     batches = read_batches(claim(plan, world, stop), plan, kind, budget, partial)
     ahead = read_ahead(batches, BATCHES_AHEAD, lambda batch: batch.weight)
     with writer, closing(ahead), closing(engine.run(ahead, budget)) as done:

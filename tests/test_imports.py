@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "extract/verify.py": {"builders", "extract", "hub"},
     "extract/status.py": {"builders", "extract", "hub"},
     "extract/logits_output.py": {"builders", "extract", "hub"},
+    "extract/card.py": {"builders", "extract", "hub", "cards"},
     "extract/derived.py": {"builders", "extract", "hub"},
     "extract/curate.py": {"builders", "extract", "cards"},
     "extract/explore.py": {"builders", "extract", "cards"},
