@@ -35,12 +35,15 @@ def compare_command(a: str, b: str, as_json: bool, **options: object) -> None:
 
     \b
     cosine    mean and 5th percentile, where both have the same dimensions
-    CKA       linear; 1 for the same geometry up to rotation and scale, and for any two numbers of dimensions
-    overlap   share of a row's k nearest under A that are among its k nearest under B; and by chance
+    CKA       linear, for any two numbers of dimensions; 1 for the same geometry
+              up to rotation and scale
+    overlap   share of a row's k nearest under A that are among its k nearest
+              under B; and by chance
 
     \b
     stillroom compare user/x-minilm user/x-qwen
-    stillroom compare ./out ./out --column embedding_think --column embedding_response
+    stillroom compare ./out ./out --column embedding_think \\
+        --column embedding_response
     """  # noqa: D301  # \b is click's mark of lines that it must not join
     set_up_logging(is_debug=False)
     sys.exit(guarded(lambda: _compare(a, b, as_json, **options)))  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 
 from builders.engines import SERVERS
-
 from builders.options import ConfigError
 
 

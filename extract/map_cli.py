@@ -51,7 +51,7 @@ def map_command(output: str, **options: Any) -> None:
     It becomes the configuration `projection` of the dataset, which Embedding Atlas opens as it is, and a part of its card.
 
     \b
-    stillroom map ./out --html map.html            one page, coloured by cluster, source and density, in 2-D and 3-D
+    stillroom map ./out --html map.html       one page, in 2-D and 3-D
     stillroom map user/x-embeddings --to user/x-map
     """  # noqa: D301  # \b is click's mark of lines that it must not join
     set_up_logging(is_debug=False)

@@ -42,7 +42,8 @@ def search_command(output: str, query: str, **options: Any) -> None:
 
     \b
     stillroom search ./out "how does photosynthesis work"
-    stillroom search user/x-embeddings "prime numbers" --where dataset_source=math --where "num_tokens<500"
+    stillroom search user/x "prime numbers" --where dataset_source=math
+    stillroom search user/x "prime numbers" --where "num_tokens<500"
     """  # noqa: D301  # \b is click's mark of lines that it must not join
     set_up_logging(is_debug=False)
     sys.exit(guarded(lambda: _search(output, query, **options)))
