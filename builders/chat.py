@@ -8,22 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builders.encoded import ChatEncoder, EncodedChat, encode_chat
 from builders.row import RowError
-from builders.template import TemplateError
 from builders.think import JOINER, split_think
-
-__all__ = [
-    "ChatEncoder",
-    "EncodedChat",
-    "TemplateError",
-    "Turn",
-    "clean_text",
-    "encode_chat",
-    "parse_messages",
-    "shorten",
-    "template_messages",
-]
 
 THINK_KEYS = ("reasoning_content", "thinking", "reasoning")  # DeepSeek and vLLM; gpt-oss; OpenRouter
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # `type` of a part that is text; None: the part has no type

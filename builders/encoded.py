@@ -146,9 +146,8 @@ class ChatEncoder:
         try:
             source = self.tokenizer.get_chat_template(self.chat_template, tools)
         except (ValueError, AttributeError, NotImplementedError) as error:
-            raise TemplateError(
-                "no_template", f"there is no chat template: {re.split(r'[.!] ', str(error))[0]}"
-            ) from None
+            why = "" if "is not set" in str(error) else f": {re.split(r'[.!] ', str(error))[0]}"
+            raise TemplateError("no_template", f"there is no chat template{why}") from None
         if source not in self._maskers:
             template = ChatTemplate(source, self.date)
             control = _control_tokens(self.tokenizer, source)

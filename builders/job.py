@@ -17,7 +17,7 @@ from builders.engines import ENGINES, engine_problem, same_vectors
 from builders.image_options import ImageOptions
 from builders.logits_options import LogitsOptions
 from builders.options import ConfigError, check_fields, option
-from builders.text import DEFAULT_TEMPLATE, TextView
+from builders.text import TextView
 
 # at most one of each
 EXCLUSIVE = (("limit", "sample_per_source"), ("fields", "text_template"), ("instruction", "prompt_name"))
@@ -64,7 +64,9 @@ class Job(ImageOptions, LogitsOptions):
     source_column: str = option("dataset_source", "column that says where a row comes from", group="Source")
 
     text_template: str | None = option(
-        None, f"text to embed, of fields and columns [{DEFAULT_TEMPLATE!r}]", group="Text"
+        None,
+        "text to embed, of fields and columns [{user_prompt}, {response_text} and {think_text}, by blank lines]",
+        group="Text",
     )
     fields: tuple[str, ...] = option(
         (), "one vector for each of these fields, as in think,response [one of all]", group="Text"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,21 @@ def job_from_dict(mapping: Mapping[str, Any]) -> Job:
     Raises:
         ConfigError: an unknown key (with the known ones) or a value that does not fit.
     """
-    unknown = sorted(set(mapping) - set(option_fields(Job)))
-    if unknown:
-        known = ", ".join(sorted(option_fields(Job)))
-        raise ConfigError(f"unknown option {', '.join(map(repr, unknown))}: the options are {known}")
+    check_names(mapping, option_fields(Job))
     return from_mapping(Job, mapping)
+
+
+def check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse options that are not known.
+
+    Raises:
+        ConfigError: with the known ones that are nearest, or else all.
+    """
+    known = sorted(known)
+    for name in sorted(set(given) - set(known)):
+        near = get_close_matches(name, known)
+        which = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the options are {', '.join(known)}"
+        raise ConfigError(f"unknown option {name!r}: {which}")
 
 
 def stored_job(mapping: Mapping[str, Any]) -> Job:

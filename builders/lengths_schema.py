@@ -13,6 +13,7 @@ import pyarrow as pa
 from builders.job import Job
 from builders.lengths import ROLES
 from builders.logits_schema import ListColumn
+from builders.options import ConfigError
 from builders.schema import Column
 
 METADATA_KEY = b"stillroom_lengths"
@@ -54,7 +55,10 @@ def counting(job: Job, tokenizer: Any) -> dict[str, str]:
         names = ("text_template", "fields", "turns", "system", "instruction", "messages_column", "empty_text")
         return facts | {f"--{name.replace('_', '-')}": repr(getattr(job, name)) for name in names}
     asked: tuple[list[Any] | None, ...] = (None, [{}])
-    sources = [tokenizer.get_chat_template(job.chat_template, tools) for tools in asked]
+    try:
+        sources = [tokenizer.get_chat_template(job.chat_template, tools) for tools in asked]
+    except ValueError:
+        raise ConfigError(f"--model {job.model} has no chat template: --chat-template FILE gives one") from None
     reads_date = any("strftime_now" in source for source in sources)
     return facts | {
         "chat template": _digest([sources, tokenizer.special_tokens_map]),

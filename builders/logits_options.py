@@ -11,6 +11,7 @@ ENCODINGS = ("default", "compact")
 SELECTIONS = ("top-p", "global")
 LEAST_THRESHOLD = 1 / 1024
 MAX_TEMPERATURES = 8
+MAX_COUNT = 255  # of ids of a token: counts are stored in 8 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,12 @@ class LogitsOptions:
         Raises:
             ConfigError: with the flag, the value and what would be right.
         """
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"--top-p is {self.top_p:g}: it must be over 0 and at most 1")
+        if self.top_p_max_elements > MAX_COUNT:
+            raise ConfigError(f"--top-p-max-elements is {self.top_p_max_elements}: it must be 1 to {MAX_COUNT}")
+        if self.num_sampled > MAX_COUNT:
+            raise ConfigError(f"--num-sampled is {self.num_sampled}: it must be 0 to {MAX_COUNT}")
         if not LEAST_THRESHOLD <= self.global_threshold <= 1:
             raise ConfigError(f"--global-threshold is {self.global_threshold:g}: it must be 1/1024 to 1")
         check_encoding(self.encoding, self.select, self.temperatures)

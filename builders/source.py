@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from builders.job import LOCAL_SHA, Job
 from builders.options import ConfigError
 from builders.row import Row
 
+UNKNOWN_CONFIG = re.compile(r"BuilderConfig ('.*?') not found. Available: \[(.*?)\]")
+UNNAMED_CONFIG = re.compile(r"Config name is missing. Please pick one among the available configs: \[(.*?)\]")
 FOOTER_THREADS = 16  # a footer is one or two round trips; 1,000 files in about 10 s
 
 
@@ -62,7 +65,8 @@ class Source:
 
 def is_local(name: str) -> bool:
     """Tell a path or glob from a Hub id (`user/name`, `name`)."""
-    return name.startswith((".", "/", "~")) or os.path.exists(name) or glob.has_magic(name) or name.count("/") > 1
+    is_path = name.startswith((".", "/", "~")) or name.endswith((".parquet", ".jsonl")) or name.count("/") > 1
+    return is_path or os.path.exists(name) or glob.has_magic(name)
 
 
 def open_source(job: Job, cache: Path) -> Source:
@@ -139,9 +143,7 @@ def _open_hub(job: Job, cache: Path) -> Source:
         sha = HfApi().dataset_info(job.source, revision=job.revision).sha
         builder = load_dataset_builder(job.source, job.source_config, revision=sha)
     except GatedRepoError:
-        raise ConfigError(
-            f"--source {job.source} is gated: ask for access on its page, then `hf auth login`"
-        ) from None
+        raise ConfigError(_refusal(job, "is a gated dataset")) from None
     except RevisionNotFoundError:
         raise ConfigError(f"--revision {job.revision!r}: {job.source} has no such revision") from None
     except RepositoryNotFoundError:
@@ -149,20 +151,36 @@ def _open_hub(job: Job, cache: Path) -> Source:
             f"--source {job.source}: no such dataset on the Hub, or it is private and needs `hf auth login`"
         ) from None
     except HfHubHTTPError as error:
-        raise SourceError(f"--source {job.source}: the Hub answered {error}") from error
+        said = " ".join(str(error).split())[:300]
+        raise SourceError(f"--source {job.source}: the Hub answered {said}: run again with --resume") from error
     except (ValueError, FileNotFoundError) as error:  # an unknown config, no data files, a loading script
-        raise ConfigError(f"--source {job.source}: {error}") from error
+        raise ConfigError(_refusal(job, " ".join(str(error).split()))) from error
     except Exception as error:  # no connection: the error of whichever HTTP library the Hub's client uses
-        raise SourceError(f"--source {job.source}: the Hub cannot be reached: {error}") from error
+        raise SourceError(
+            f"--source {job.source}: the Hub cannot be reached: {' '.join(str(error).split())[:300]}"
+        ) from error
     assert sha is not None
     splits = builder.config.data_files or {}
     if splits and job.split not in splits:
-        raise ConfigError(f"--split is {job.split!r}: {job.source} has {', '.join(map(repr, splits))}")
+        raise ConfigError(
+            f"--split is {job.split!r}: {job.source} has {', '.join(repr(str(name)) for name in splits)}"
+        )
     is_parquet = any(cls.__name__ == "Parquet" for cls in type(builder).__mro__)  # it makes a subclass per dataset
     if is_parquet and splits:
         return Source(job.source, sha, _hub_parquet(list(splits[job.split]), cache / "sources" / f"{sha}.json"))
     dataset = load_dataset(job.source, job.source_config, split=job.split, revision=sha)
     return Source(job.source, sha, [ArrowFile(dataset)])
+
+
+def _refusal(job: Job, said: str) -> str:
+    """What `datasets` says of a source that it cannot open, in words of our options."""
+    if "is a gated dataset" in said:
+        return f"--source {job.source} is gated: ask for access on its page, then `hf auth login`"
+    if found := UNKNOWN_CONFIG.search(said):
+        return f"--source-config is {found[1]}: {job.source} has {found[2]}"
+    if found := UNNAMED_CONFIG.search(said):
+        return f"--source-config is missing: {job.source} has {found[1]}"
+    return f"--source {job.source}: {said}"
 
 
 def _hub_parquet(urls: list[str], counts_file: Path) -> list[RowFile]:

@@ -152,9 +152,9 @@ class LengthsBuild:
 
     def __init__(self, job: Job, source: Source, tokenizer: Any) -> None:
         self.job, self.source = job, source
-        self.facts = counting(job, tokenizer)
         is_chat = job.count == "chat"
         self.encoder = open_encoder(job, tokenizer) if is_chat else None
+        self.facts = counting(job, tokenizer)
         self.tokenizer = None if is_chat else TextTokenizer(tokenizer, NO_LIMIT, instruction=job.instruction or "")
         own = (job.messages_column, job.tools_column) if is_chat else job.view.columns(source.columns)
         names = dict.fromkeys([*own, job.id_column, job.source_column])

@@ -44,7 +44,8 @@ def open_encoder(job: Job, tokenizer: Any) -> ChatEncoder:
             encoder.encode(PROBE)
     except TemplateError as error:
         other = ", or --count text counts texts" if job.build == "lengths" else ""
-        raise ConfigError(f"--model {job.model}: {error.detail}{other}") from error
+        detail = error.detail.removeprefix(f"{tokenizer.name_or_path}: ")
+        raise ConfigError(f"--model {job.model}: {detail}{other}") from error
     return encoder
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builders.job import Job
-from builders.job_files import job_from_dict, preset_names, read_preset, read_toml
+from builders.job_files import check_names, job_from_dict, preset_names, read_preset, read_toml
 from builders.options import ConfigError, element_type, from_mapping, option_fields, value_type
 from extract.card_cli import card_command
-from extract.command import RunCommand, guarded, set_up_logging
+from extract.command import CommandGroup, RunCommand, ThemedOption, guarded, set_up_logging
 from extract.compare_cli import compare_command
 from extract.curate_cli import density_command, sample_command
 from extract.explore_cli import explore_command
@@ -27,11 +27,12 @@ from extract.listed import Listed
 from extract.map_cli import map_command
 from extract.search_cli import search_command
 from extract.settings import Settings
+from extract.status_cli import status_command
 
 if TYPE_CHECKING:
     from extract.verify import Proof
 
-Runner = Callable[[Job, Settings], int]  # extract.run.run: given where run.py is the script, so that it loads once
+Runner = Callable[[Job, Settings], int]  # extract.run.run, where none is given
 DEFAULT_PRESET = "dolci-embeddings"
 DEFAULT_JOB_FILE = Path("job.toml")
 ALIASES = {"chunk_rows": ["--upload-every"], "endpoint_model": ["--triton-model"]}
@@ -42,31 +43,36 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for cls in (Settings, Job):
         for name, spec in reversed(option_fields(cls).items()):
             command = _option(cls, name, spec)(command)
-    command = click.option("--job", "job_file", type=Path, help="job file, TOML [./job.toml]")(command)
-    return click.option("--preset", help=f"job shipped with the code: {', '.join(preset_names())} [{DEFAULT_PRESET}]")(
+    command = click.option("--job", "job_file", type=click.Path(path_type=Path), help="job file, TOML [./job.toml]")(
         command
     )
+    names = preset_names()
+    return click.option(
+        "--preset",
+        help=f"job shipped with the code: {', '.join(names)} [{DEFAULT_PRESET}]",
+        shell_complete=lambda _, __, typed: [name for name in names if name.startswith(typed)],
+    )(command)
 
 
 def _option(cls: type, name: str, spec: Field[Any]) -> Callable[..., Any]:
     kind, _ = value_type(cls, name)
+    themed: dict[str, Any] = {"cls": ThemedOption, "theme": spec.metadata["group"]}
     flag = f"--{name.replace('_', '-')}"
     help_text = spec.metadata["help"]
     if kind is bool:
         negative = "--public" if name == "private" else f"--no-{flag[2:]}"
         if spec.default is not None:
-            help_text += f" [{flag if spec.default else negative}]"
-        return click.option(f"{flag}/{negative}", name, default=None, help=help_text)
+            help_text += " [--private]" if name == "private" else f" [{'on' if spec.default else 'off'}]"
+        return click.option(f"{flag}/{negative}", name, default=None, help=help_text, **themed)
     if spec.default is not None and kind is not tuple:
         help_text += f" [{spec.default}]"
     choices = spec.metadata["choices"]
     if kind is tuple:
         joined = lambda _, __, given: tuple(chain(*given)) if given else None  # noqa: E731  # one list, or several flags
-        return click.option(
-            flag, name, type=Listed(element_type(cls, name)), multiple=True, callback=joined, help=help_text
-        )
+        listed = Listed(element_type(cls, name))
+        return click.option(flag, name, type=listed, multiple=True, callback=joined, help=help_text, **themed)
     param_type = click.Choice(choices) if choices else kind
-    return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text)
+    return click.option(flag, *ALIASES.get(name, []), name, type=param_type, default=None, help=help_text, **themed)
 
 
 def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> tuple[Job, Settings]:
@@ -89,6 +95,7 @@ def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, 
         base = {}  # another source has nothing of the default job's lengths and names
     given = {name: value for name, value in flags.items() if value is not None}
     options = {**base, **given}
+    check_names(options, [*option_fields(Job), *option_fields(Settings)])
     settings = {name: options.pop(name) for name in option_fields(Settings) if name in options}
     return job_from_dict(options), from_mapping(Settings, settings)
 
@@ -96,7 +103,7 @@ def read_options(preset: str | None, job_file: Path | None, flags: Mapping[str, 
 def execute(runner: Runner | None, preset: str | None, job_file: Path | None, flags: Mapping[str, Any]) -> int:
     """Run the job that the options describe and return the exit code."""
     job, settings = read_options(preset, job_file, flags)
-    set_up_logging(is_debug=settings.debug)
+    set_up_logging(is_debug=settings.debug, is_quiet=settings.quiet, is_json=settings.log_format == "json")
     if settings.dry_run:
         from extract.dry_run import dry_run
 
@@ -133,8 +140,9 @@ def verify_command(output: str, config_name: str, split: str | None, cache_dir: 
 
     \b
     Exit code 0  complete, and nothing is wrong (or --repair has mended it)
-              1  something is wrong, or units are missing: run again with --resume
-              2  it cannot be told: no such output, no job in it, a wrong option, or no answer from the Hub
+              1  something is wrong, or units are missing: --resume goes on
+              2  it cannot be told: no such output, no job in it, a wrong
+                 option, or no answer from the Hub
     """  # noqa: D301  # \b is click's mark of lines that it must not join
     set_up_logging(is_debug=False)
     settings = Settings(resume=True, cache_dir=cache_dir)
@@ -211,12 +219,13 @@ def doctor_command(as_json: bool, **options: str | None) -> None:
         os._exit(0)
 
 
-@click.group(context_settings={"max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"max_content_width": 100})
 def main() -> None:
     """Make and use datasets of embeddings and teacher logits."""
 
 
 main.add_command(run_command)
+main.add_command(status_command)
 main.add_command(verify_command)
 main.add_command(doctor_command)
 main.add_command(mask_command)

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from builders.engines import SERVERS
+from builders.options import ConfigError
 
 
 def default_device() -> str:
@@ -17,6 +18,25 @@ def default_device() -> str:
     if accelerator is None:
         return "cpu"
     return f"{accelerator.type}:{int(os.environ.get('LOCAL_RANK', 0)) % torch.accelerator.device_count()}"
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not have here.
+
+    Raises:
+        ConfigError: with those that it has.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (
+        RuntimeError,
+        AssertionError,
+    ):  # an unknown kind, a number too high; a kind that this torch was not built for
+        kind = torch.accelerator.current_accelerator(check_available=True)
+        found = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
+        raise ConfigError(f"--device {name}: there is no such device; here are {', '.join([*found, 'cpu'])}") from None
 
 
 def pin_device(device: str | None) -> None:

@@ -6,6 +6,8 @@ import errno
 import os
 from pathlib import Path
 
+from builders.options import ConfigError
+
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -22,3 +24,18 @@ class DiskFullError(RuntimeError):
 def is_full(error: OSError) -> bool:
     """Tell a full disk, or a user's full quota on it, from what else may be wrong."""
     return error.errno in FULL
+
+
+def check_cache(folder: Path) -> None:
+    """Make the cache folder, before anything is begun that would need it.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        why = f"the cache {folder} cannot be written: {error.strerror}"
+        raise ConfigError(f"{why}: give another with --cache-dir or $STILLROOM_CACHE") from None

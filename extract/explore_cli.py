@@ -31,10 +31,10 @@ def explore_command(output: str, **options: Any) -> None:
     """Show what a dataset of teacher logits holds: its figures, single rows, or how it differs from another.
 
     \b
-    stillroom explore ./out                        figures and histograms, in one pass
-    stillroom explore ./out --sample 3             a conversation coloured by probability
-    stillroom explore ./out --html page.html       one page of both, to open anywhere
-    stillroom explore ./out --compare user/other   KL, agreement, and where they differ most
+    stillroom explore ./out                    figures, in one pass
+    stillroom explore ./out --sample 3         a chat coloured by probability
+    stillroom explore ./out --html page.html   one page of both, to open anywhere
+    stillroom explore ./out --compare other    KL, and where they differ most
     """  # noqa: D301  # \b is click's mark of lines that it must not join
     set_up_logging(is_debug=False)
     sys.exit(guarded(lambda: _explore(output, **options)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
 from builders.files import file_sha256
 from builders.options import ConfigError
 from extract.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".gguf"
 
@@ -24,8 +27,11 @@ def converted(path: Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    transformers.utils.logging.disable_progress_bar()
+    logger.info("converting %s, which is done once", path.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf.") as made:
         part = Path(made) / "model"

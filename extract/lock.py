@@ -14,6 +14,18 @@ logger = logging.getLogger(__name__)
 WAIT_SECONDS = 120.0  # workers whose launcher was killed notice it at their next batch
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether a run holds the folder of this lock file now; there may be none."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class CacheLock:
     """An `flock` on a file; the kernel frees it with the process, however that ends."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.curate.density_table import derived_name
 from builders.curate.mapping import DataMap, MapOptions
 from builders.curate.retrieve import Searcher
 from builders.layout import Layout
@@ -51,10 +52,11 @@ class Mapped:
 
     def layout(self, name: str) -> Layout:
         """Where a configuration stands in the target; in an output of its own the map is the one that loads by default."""
-        base = Layout.of(self.searcher.dataset.stored.job)
+        dataset = self.searcher.dataset
+        split = dataset.stored.job.split
         if self.request.to is not None and name == "projection":
-            return Layout("default", base.split)
-        return Layout(name if base.is_default else f"{base.config_name}-{name}", base.split)
+            return Layout("default", split)
+        return Layout(derived_name(name, dataset), split)
 
     @property
     def title(self) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from builders.chat import ChatEncoder, EncodedChat, TemplateError, template_messages
+from builders.chat import template_messages
+from builders.encoded import ChatEncoder, EncodedChat
 from builders.job import Job
 from builders.options import ConfigError
 from builders.row import Row, RowError
 from builders.source import open_source
-from extract.model_files import read_model_files
+from builders.template import TemplateError
+from extract.model_files import load_problem, read_model_files
 from extract.paint import Piece, paint
 
 
@@ -42,7 +44,9 @@ def show_masks(
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:  # no tokenizer files, or a package that they need
-        raise ConfigError(f"--model {job.model}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(f"--model {job.model}: no tokenizer: {load_problem(error)}") from error
+    if chat_template is None and not tokenizer.chat_template:
+        raise ConfigError(f"{job.model} has no chat template: --chat-template FILE gives one")
     tokenizer.name_or_path = job.model
     try:
         encoder = ChatEncoder(tokenizer, chat_template.read_text() if chat_template else None, **options)

@@ -143,7 +143,18 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, str]:
     except HFValidationError as error:
         raise ConfigError(f"--model {repo_id!r}: {error}") from None
     except Exception as error:  # no connection: the error of whichever HTTP library the Hub's client uses
-        raise OSError(f"--model {repo_id}: the Hub cannot be reached: {error}") from error
+        said = " ".join(str(error).split())[:300]
+        raise OSError(f"--model {repo_id}: the Hub cannot be reached: {said}") from error
+
+
+def load_problem(error: Exception) -> str:
+    """What the transformers library says of a model or tokenizer that it cannot load, in one line."""
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return "it comes with Python code: read that, then give --trust-remote-code"
+    if "no file named model.safetensors" in said or "use_safetensors=True" in said:
+        return "it has no weights in safetensors, and stillroom reads no pickle: save_pretrained writes them"
+    return said[:300]
 
 
 def _facts(job: Job, root: Path, revision: str, repo_id: str | None) -> ModelFiles:

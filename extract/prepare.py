@@ -23,6 +23,7 @@ from extract.builds import Build, open_build
 from extract.calibrate import vector_ranges
 from extract.carry import OldRecords, carried_columns
 from extract.claim import Plan
+from extract.disk import check_cache
 from extract.engines import Engine, load_engine
 from extract.lock import CacheLock
 from extract.model_files import ModelFiles, read_model_files
@@ -69,8 +70,9 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     Raises:
         ConfigError: the job cannot be run, or the output holds another one.
     """
+    check_cache(settings.cache)
     repo = _open(asked) if world.is_main or world.is_leader else None
-    source_, files_, engine = None, None, None
+    source_, files_, engine, tokens = None, None, None, None
 
     def opened(job: Job) -> tuple[Build, Engine]:
         nonlocal engine
@@ -79,12 +81,16 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
         return open_build(job, source_, files_), engine
 
     def settled() -> dict[str, object]:
-        nonlocal source_, files_, engine
+        nonlocal source_, files_, engine, tokens
         assert repo is not None
         job, source_, files_ = settle_in(repo, asked, settings)
         if job.chunk_rows is None:
             rows = choose_chunk_rows(job, source_, select(job, source_), *opened(job))
             job = replace(job, chunk_rows=rows)
+        is_new = settings.restart or repo.read(Layout.of(job).job) is None
+        if is_new and not stop.now:  # what cannot be loaded leaves no job behind, which the mended one would not fit
+            opened(job)
+            tokens = open_tokens(job, files_, *units_of(job, source_), settings)
         begin_in(repo, job, settings, stop)
         ranks = rank_table(repo, job, source_, files_, stop)
         ranges = vector_ranges(repo, job, source_, lambda: opened(job), stop)
@@ -107,10 +113,9 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     world.barrier("locked")
     if not world.is_leader:
         lock.share()
-    selection = select(job, source)
-    assert job.chunk_rows is not None
-    units = Units(selection.num_rows, job.chunk_rows)
-    tokens = open_tokens(job, files, selection, units, settings) if world.is_main else None
+    selection, units = units_of(job, source)
+    if world.is_main and tokens is None:
+        tokens = open_tokens(job, files, selection, units, settings)
     todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world, tokens)
     plan = Plan(job, source, selection, units, todo, tokens)
     old = None
@@ -157,6 +162,13 @@ def reader(job: Job, name: str) -> Repo:
     from hub.remote import HubRepo
 
     return HubRepo(name)
+
+
+def units_of(job: Job, source: Source) -> tuple[Selection, Units]:
+    """The rows and units of a settled job."""
+    assert job.chunk_rows is not None
+    selection = select(job, source)
+    return selection, Units(selection.num_rows, job.chunk_rows)
 
 
 def open_tokens(

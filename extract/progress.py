@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from extract.sample import Batch
+from extract.summary import describe
 from extract.work import Work
 from extract.world import World
 
@@ -45,12 +46,13 @@ class Progress:
     status_file: Path
     upload: Callable[[], Mapping[str, Any]] | None = None
     num_tokens: int | None = None  # of the units that were to do when the run began, where they are known
+    has_bar: bool = True  # in a terminal
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
         self._posted = self._lined = 0.0
-        show = self.world.is_main and sys.stderr.isatty()
+        show = self.has_bar and self.world.is_main and sys.stderr.isatty()
         self._bar = tqdm(total=self.num_units, initial=self.num_done, unit="unit", disable=not show, leave=False)
 
     def add_batch(self, batch: Batch, padded: int) -> None:
@@ -79,7 +81,8 @@ class Progress:
         self._bar.set_postfix_str(describe(status), refresh=True)
         if self._bar.disable and now - self._lined >= LINE_SECONDS:
             self._lined = now
-            logger.info("%d of %d units, %s", status["units_done"], self.num_units, describe(status))
+            text = describe(status)
+            logger.info("%d of %d units, %s", status["units_done"], self.num_units, text, extra={"status": status})
 
     def status(self, state: str = "running") -> dict[str, Any]:
         """Return the sums over all workers, with rates and the time left."""
@@ -127,18 +130,3 @@ class Progress:
         if self.world.is_main:
             self.write(status)
         return status
-
-
-def describe(status: Mapping[str, Any]) -> str:
-    """Put a status into one line."""
-    left = status["seconds_left"]
-    parts = [
-        f"{status['rows']:,} rows",
-        f"{status['tokens_per_second']:,.0f} tokens/s",
-        f"{status.get('pending', 0)} units to upload",
-    ]
-    if status.get("commits_left") is not None:
-        parts.append(f"{status['commits_left']:.0f} commits left this hour")
-    if left is not None:
-        parts.append(f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
-    return ", ".join(parts)

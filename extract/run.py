@@ -14,6 +14,12 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 if not __package__:  # started by path: Python put extract/ on sys.path, not the checkout
     sys.path[:] = [str(CHECKOUT)] + [p for p in sys.path if p != str(CHECKOUT / "extract")]
+if (
+    __name__ == "__main__"
+):  # here, as help and wrong options need none of the imports below; a job loads this file by name
+    from extract.cli import run_command
+
+    run_command()
 
 import logging
 import shutil
@@ -22,6 +28,7 @@ from contextlib import ExitStack, closing
 
 from builders.job import Job
 from builders.layout import Layout
+from builders.options import ConfigError
 from cards.writer import CardWriter
 from extract.agree import check_engines
 from extract.batching import TokenBudget
@@ -32,10 +39,11 @@ from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, EngineLostError, load_engine
 from extract.plan import number_at
 from extract.prepare import Session, prepare
-from extract.progress import Progress, describe
+from extract.progress import Progress
 from extract.read_ahead import read_ahead
 from extract.settings import Settings
 from extract.stop import LateError, Stop
+from extract.summary import describe_totals, skipped_by_reason, summarize
 from extract.world import World
 from extract.writer import ChunkWriter
 from hub.budget import CommitBudget
@@ -80,9 +88,8 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
     with ExitStack() as stack:
         uploader = stack.enter_context(open_uploader(session, settings, world)) if world.is_leader else None
         upload = uploader.status if uploader else None
-        progress = Progress(
-            world, len(plan.units), plan.num_done, session.cache / "status.json", upload, plan.num_tokens
-        )
+        status_file, has_bar = session.cache / "status.json", settings.log_format == "text" and not settings.quiet
+        progress = Progress(world, len(plan.units), plan.num_done, status_file, upload, plan.num_tokens, has_bar)
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
             kind = open_build(plan.job, plan.source, session.files, session.old, session.ranks, session.ranges)
@@ -106,7 +113,7 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         world.barrier("uploaded", tick)
         status = progress.close("stopped" if stop.reason else "complete")
     if world.is_main:
-        logger.info("%s", describe(status))
+        logger.info("this run: %s", summarize(status), extra={"status": status})
     if full is not None:
         raise full
 
@@ -180,22 +187,25 @@ def finish_output(session: Session, settings: Settings, stop: Stop) -> str:
     """Return what the output lacks; with nothing, it has its final card, and its ledger, which says that it is complete."""
     repo, plan, layout = session.repo, session.plan, Layout.of(session.plan.job)
     assert repo is not None
+    cards = card_writer(session, settings)
     if not session.is_complete:
         files = repo.list_files()
         data, skipped = layout.of_split(layout.data), layout.of_split(layout.skipped)
         done = finished_units(repo, files, data, skipped, lambda path: number_at(plan.units, path))
         if len(done) < len(plan.units):
             return f"{len(plan.units) - len(done)} of {len(plan.units)} units"
-        cards = card_writer(session, settings)
         try:
             commit_change(repo, cards.final, "Complete the card", stop.check_late)
         except LateError:
             return "the card"
-    logger.info(
-        "complete: %d units, nothing left to do\n\n    load_dataset(%r)\n",
-        len(plan.units),
-        card_writer(session, settings).load_name,
-    )
+    cards.ledger.load([layout.ledger])
+    totals = cards.ledger.totals
+    if not totals["records"]:
+        why = skipped_by_reason(totals)
+        raise ConfigError(f"--source {plan.source.name}: none of its {totals['rows']:,} rows gives a record: {why}")
+    logger.info("%s", describe_totals(totals))
+    num_units, name = len(plan.units), cards.load_name
+    logger.info("complete: %d units, nothing left to do\n\n    load_dataset(%r)\n", num_units, name)
     return ""
 
 
@@ -224,9 +234,3 @@ def watch(world: World, stop: Stop, progress: Progress, uploader: Uploader | Non
             world.request_stop(str(stop.reason))
 
     return tick
-
-
-if __name__ == "__main__":
-    from extract.cli import run_command
-
-    run_command(obj=run)

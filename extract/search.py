@@ -9,6 +9,7 @@ for hit in dataset.retrieve("how do I prove that there are infinitely many prime
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,23 @@ class LazyEmbedder:
 
     def __init__(self, name: str, **options: Any) -> None:
         self.name, self.options = name, options
-        self._embedder: Any = None
 
     def embed_text(self, text: str) -> np.ndarray:
         """Vector float32 [D]. Raises as `extract.embedder.Embedder`."""
-        if self._embedder is None:
-            from extract.embedder import Embedder
-
-            self._embedder = Embedder.from_dataset(self.name, **self.options)
-        vector: np.ndarray = self._embedder.embed_text(text)
+        vector: np.ndarray = self.embedder.embed_text(text)
         return vector
+
+    def embed_multimodal(self, text: str, image: Any) -> np.ndarray:
+        """The same of a text and an image."""
+        vector: np.ndarray = self.embedder.embed_multimodal(text, image)
+        return vector
+
+    @cached_property
+    def embedder(self) -> Any:
+        """The model."""
+        from extract.embedder import Embedder
+
+        return Embedder.from_dataset(self.name, **self.options)
 
 
 def open_search(

@@ -20,7 +20,8 @@ SHOWN_CHARS = 300
 
 @click.command("search", cls=RunCommand, context_settings={"max_content_width": 100})
 @click.argument("output")
-@click.argument("query")
+@click.argument("query", default="")
+@click.option("--image", multiple=True, type=Path, help="image of the query, for a dataset made of images [none]")
 @click.option("--top-k", default=5, type=click.IntRange(min=1), help="rows to show [5]")
 @click.option("--where", multiple=True, help="condition on a column: COLUMN=VALUE, or != < <= > >= ~; all must hold")
 @click.option("--column", help="vectors to search in, where records have several [the only one]")
@@ -48,14 +49,21 @@ def search_command(output: str, query: str, **options: Any) -> None:
 
 
 def _search(
-    output: str, query: str, top_k: int, where: tuple[str, ...], cache_dir: Path | None, as_json: bool, **options: Any
+    output: str,
+    query: str,
+    top_k: int,
+    where: tuple[str, ...],
+    image: tuple[Path, ...],
+    cache_dir: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     from extract.search import open_search
 
     given = {name: value for name, value in options.items() if value}
     try:
         searcher = open_search(output, cache=cache_dir, **given)
-        hits = searcher.retrieve(query, top_k, where)
+        hits = searcher.retrieve(query, top_k, where, list(image) or None)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if not searcher.progress.is_complete:

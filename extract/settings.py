@@ -62,6 +62,10 @@ class Settings:
         None, "plan by the tokens of this lengths dataset, of the same rows and tokenizer [by rows]", group="Run"
     )
     dry_run: bool = option(False, "print what the job would take, and load no model", group="Run")
+    quiet: bool = option(False, "log warnings and errors only, and show no progress", group="Run")
+    log_format: str = option(
+        "text", "json: one object a line, progress with all its numbers", group="Run", choices=("text", "json")
+    )
     debug: bool = option(False, "show debug messages and tracebacks", group="Run")
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.block import MAX_VOCAB
 from builders.engines import SERVERS
 from builders.images import row_view
 from builders.job import Job
@@ -36,6 +37,10 @@ def settle(job: Job, source: Source, files: ModelFiles, device: str | None) -> J
     _check_columns(job, source)
     job = settle_images(job, files)
     _check_vectors(job, files)
+    if job.build == "logits" and files.vocab_size > MAX_VOCAB:
+        raise ConfigError(
+            f"--model {job.model} knows {files.vocab_size:,} ids: the format holds {MAX_VOCAB:,} at most"
+        )
     limit, count = files.max_length, _count(job, source)
     is_chat = job.build == "logits" or count == "chat"
     if job.max_length is not None and job.max_length > limit:
@@ -81,7 +86,9 @@ def _check_vectors(job: Job, files: ModelFiles) -> None:
 
 
 def _check_columns(job: Job, source: Source) -> None:
-    """A column that is not there is an error now."""
+    """A source without rows, or without a column that is needed, is an error now."""
+    if source.num_rows == 0:
+        raise ConfigError(f"--source {source.name} has no rows in its split {job.split!r}")
     is_chat = job.build == "logits" or _count(job, source) == "chat"
     if is_chat and job.messages_column not in source.columns:
         known = ", ".join(map(repr, source.columns))
@@ -120,14 +127,13 @@ def check_same(asked: Job, stored: Job, output: str) -> None:
     """Refuse a job that differs from the one that the output holds.
 
     Raises:
-        ConfigError: with one line for each option that differs.
+        ConfigError: with each option that differs.
     """
     differences = stored.differences(replace(asked, chunk_rows=asked.chunk_rows or stored.chunk_rows))
     if differences:
-        lines = "".join(f"\n  {line}" for line in differences)
         is_newer = len(differences) == 1 and differences[0].startswith("revision:")
         raise ConfigError(
-            f"{output} holds another job; it differs in{lines}\n"
+            f"{output} holds another job; it differs in {'; '.join(differences)}. "
             + "--update goes on with this revision and computes the rows that differ. Or give" * is_newer
             + "Give" * (not is_newer)
             + " the job that it holds, another --output or --config-name, or --restart to delete it"

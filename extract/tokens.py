@@ -8,7 +8,7 @@ from typing import Any
 from builders.job import Job
 from builders.options import ConfigError
 from builders.text import Span, Text
-from extract.model_files import ModelFiles
+from extract.model_files import ModelFiles, load_problem
 from extract.truncate import Range, keep_balanced, keep_end_cut, keep_middle_cut, keep_start_cut
 
 CHARS_PER_TOKEN = 32  # an end cut reads this many characters per token of room before it reads a whole long text
@@ -27,9 +27,14 @@ def load_tokenizer(job: Job, files: ModelFiles) -> Any:
     try:
         if files.modules.is_static:  # a tokenizer.json, and no file that says whose it is
             return PreTrainedTokenizerFast(tokenizer_file=str(files.folder / "tokenizer.json"))
-        return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:  # no tokenizer files, or a package that they need
-        raise ConfigError(f"--model {job.model}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(f"--model {job.model}: no tokenizer: {load_problem(error)}") from error
+    if len(tokenizer) <= len(
+        set(tokenizer.all_special_ids)
+    ):  # what transformers makes of a folder that has no files of one
+        raise ConfigError(f"--model {job.model}: no tokenizer: its files are not there, so that every word is unknown")
+    return tokenizer
 
 
 class TextTokenizer:

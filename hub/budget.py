@@ -25,6 +25,7 @@ class PastCommit:
     sha: str
     age: float
     writer: str | None
+    title: str = ""
 
 
 class CommitBudget:

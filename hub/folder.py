@@ -28,7 +28,7 @@ class FolderRepo:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CommitError(f"--output {folder}: {error.strerror}") from error
+            raise CommitError(f"--output {folder} cannot be made: {error.strerror}: give another folder") from error
 
     def list_files(self) -> dict[str, int]:
         """Size by path; temporary files (a leading dot) are left out."""

@@ -139,7 +139,8 @@ class HubReader:
             for item in page.json():
                 made = datetime.fromisoformat(item["date"])
                 writer = WRITER.search(item.get("message") or "")
-                yield PastCommit(item["id"], max(0.0, (now - made).total_seconds()), writer[1] if writer else None)
+                age = max(0.0, (now - made).total_seconds())
+                yield PastCommit(item["id"], age, writer[1] if writer else None, item.get("title") or "")
             url = page.links.get("next", {}).get("url")
 
     def retry(self, call: Callable[[], T]) -> T:

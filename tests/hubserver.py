@@ -4,7 +4,8 @@
         hub.create_repo("user/x")
         HfApi(endpoint=hub.url, token=hub.token).upload_file(...)
 
-It serves dataset repositories, LFS uploads in one part and reads with ranges. It has no Xet: clients that write need
+It serves dataset repositories, LFS uploads in one part and reads with ranges; what they hold can be read as models, too. Reads
+of the repositories in `gated` are refused, and all writes while it is `read_only`. It has no Xet: clients that write need
 HF_HUB_DISABLE_XET=1, which `hub.env()` holds for a subprocess. `python -m tests.hubserver` runs it as a process of
 its own; its controls are then at /_test/state, /_test/faults and /_test/down.
 """
@@ -48,12 +49,14 @@ USER = "tester"
 MAX_PAGE, MAX_EXPANDED_PAGE, MAX_COMMITS_PAGE = 1000, 50, 50
 BLOCK_BYTES = 1 << 16
 READS = {"info", "tree", "paths", "resolve", "refs", "log"}  # what needs no token in a public repository
+WRITES = {"create", "delete", "preupload", "commit", "branch", "tag", "squash", "batch"}
 CONTROLS = {"state", "faults", "down"}
 OPEN = {"upload", *CONTROLS}  # an upload's address is its own permit, as on S3
 
 # Patterns match the address before unquoting: a revision or folder with a slash arrives quoted, as one segment.
 REPO, REV = r"(?P<repo>[^/]+/[^/]+?)", r"(?P<rev>[^/]+)"
 API = rf"/api/datasets/{REPO}"
+READ_API = rf"/api/(?:datasets|models)/{REPO}"
 ROUTES = [
     (methods, re.compile(pattern), kind)
     for methods, pattern, kind in [
@@ -61,8 +64,8 @@ ROUTES = [
         ("POST", r"/api/validate-yaml", "yaml"),
         ("POST", r"/api/repos/create", "create"),
         ("DELETE", r"/api/repos/delete", "delete"),
-        ("GET", rf"{API}(/revision/{REV})?", "info"),
-        ("GET", rf"{API}/tree/{REV}(/(?P<path>.+))?", "tree"),
+        ("GET", rf"{READ_API}(/revision/{REV})?", "info"),
+        ("GET", rf"{READ_API}/tree/{REV}(/(?P<path>.+))?", "tree"),
         ("POST", rf"{API}/paths-info/{REV}", "paths"),
         ("POST", rf"{API}/preupload/{REV}", "preupload"),
         ("POST", rf"{API}/commit/{REV}", "commit"),
@@ -74,7 +77,7 @@ ROUTES = [
         ("POST", rf"/datasets/{REPO}\.git/info/lfs/objects/batch", "batch"),
         ("PUT", rf"/_lfs/{REPO}/(?P<path>[0-9a-f]{{64}})", "upload"),
         ("POST", rf"/_lfs/{REPO}/verify", "verify"),
-        ("GET HEAD", rf"/datasets/{REPO}/resolve/{REV}/(?P<path>.+)", "resolve"),
+        ("GET HEAD", rf"/(?:datasets/)?{REPO}/resolve/{REV}/(?P<path>.+)", "resolve"),
         ("GET POST", r"/api/jobs/(?P<namespace>[^/]+)", "jobs"),
         ("GET POST", r"/api/jobs/(?P<namespace>[^/]+)/(?P<job>[^/]+)(/(?P<part>logs|cancel))?", "job"),
         ("GET", r"/_test/state", "state"),
@@ -197,6 +200,8 @@ class Handler(BaseHTTPRequestHandler):
             raise HubError(401, "Invalid credentials in Authorization header")
         if header is None and self.kind not in READS:
             raise HubError(401, "Invalid username or password.")
+        if self.hub.read_only and self.kind in WRITES:
+            raise HubError(403, "You don't have the required permissions to write here.")
         return header is not None
 
     def open_repo(self, repo_id: str, signed_in: bool) -> Repo:
@@ -420,6 +425,9 @@ class Handler(BaseHTTPRequestHandler):
         return {"success": True, "commitOid": commit.oid, "commitUrl": url, "hookOutput": "", "pullRequestUrl": None}
 
     def do_resolve(self, repo: Repo, rev: str, path: str):
+        if repo.id in self.hub.gated:
+            words = f"Access to {repo.id} is restricted and you are not in the authorized list."
+            raise HubError(403, words, "GatedRepo")
         commit, file = repo.file(rev, path)
         headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes", "ETag": f'"{file.oid}"'}
         if file.lfs:
@@ -546,6 +554,7 @@ class HubServer:
         self.commit_seconds, self.upload_bytes_per_second = commit_seconds, upload_bytes_per_second
         self.requests: list[Request] = []
         self.sockets: set[socket.socket] = set()
+        self.gated, self.read_only = set[str](), False
         self._down, self._stopping = False, threading.Event()
         self._listed: tuple = ((), [])  # the key of a listing, and the listing
         self._listener = Listener((host, port), Handler)

@@ -127,7 +127,8 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(args, message):
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("modle = 'x'", "unknown option 'modle': the options are"),
+        ("modle = 'x'", "unknown option 'modle': did you mean 'model'"),
+        ("zzz = 1", "unknown option 'zzz': the options are build, "),
         ("model = ", "is not valid TOML"),
         ("[model]\nname = 1", "--model is {'name': 1}: expected str"),
         ("preset = 'nope'", "the presets are"),

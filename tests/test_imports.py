@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "extract/tables.py": {"builders", "extract", "hub"},
     "extract/plan.py": {"builders", "extract", "hub"},
     "extract/verify.py": {"builders", "extract", "hub"},
+    "extract/status.py": {"builders", "extract", "hub"},
     "extract/logits_output.py": {"builders", "extract", "hub"},
     "extract/card.py": {"builders", "extract", "hub", "cards"},
     "extract/derived.py": {"builders", "extract", "hub"},

@@ -103,14 +103,18 @@ def test_points_tell_their_text_in_both_maps_without_error_or_request(tmp_path):
 
 @pytest.mark.slow
 @needs_browser
-def test_200000_points_move_at_10_frames_a_second_and_more_without_a_gpu(tmp_path):
-    """The median was 33 ms on 2 shared cores with WebGL in software; with all points drawn it is 100."""
-    path = tmp_path / "map.html"
-    path.write_text(page(200_000).render())
-    with browser() as tab:
-        tab.open(path)
-        for is_deep in ("false", "true"):
-            tab.run(f"turnTo({is_deep})")
-            assert tab.run(MOVE) <= 100
-        tab.run("new Promise(done => setTimeout(done, 600))")
-        assert tab.run("pick(640, 360) >= -1") and not tab.errors
+def test_200000_points_move_as_fluidly_as_3000_without_a_gpu(tmp_path):
+    """33 ms a frame in the median, both, on 2 cores with WebGL in software; 100 ms if all points were drawn while moving."""
+    times = {}
+    for rows in (3000, 200_000):
+        path = tmp_path / f"map-{rows}.html"
+        path.write_text(page(rows).render())
+        with browser() as tab:
+            tab.open(path)
+            for is_deep in ("false", "true"):
+                tab.run(f"turnTo({is_deep})")
+                times[rows, is_deep] = tab.run(MOVE)
+            tab.run("new Promise(done => setTimeout(done, 600))")
+            assert tab.run("pick(640, 360) >= -1") and not tab.errors
+    for is_deep in ("false", "true"):
+        assert times[200_000, is_deep] <= 2 * times[3000, is_deep] + 35, times

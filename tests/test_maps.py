@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -241,3 +242,9 @@ def test_what_cannot_be_is_told_in_one_line(folder, words, problem):
     out = run("map", folder, *words, code=2)
     assert problem in out.splitlines()[-1]
     assert hashlib.sha256((folder / "README.md").read_bytes()).digest() == before
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    out = run("map", folder, "--no-png", code=2)
+    assert "pip install 'stillroom[viz]', or --method pca" in out.splitlines()[-1]

@@ -46,10 +46,9 @@ def test_a_row_without_a_mask_says_why(minilm, source):
 
 
 def test_a_model_without_a_template(minilm, source):
-    code, out, _ = mask(minilm, source, "--rows", "1")
-    assert code == 1
-    assert "there is no chat template" in out
-    assert "--chat-template FILE" in out
+    code, _, err = mask(minilm, source, "--rows", "1")
+    assert code == 2
+    assert "has no chat template: --chat-template FILE gives one" in err
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ Each form is shown by a template of a few lines, and beside it one that looks al
 
 import pytest
 
-from builders.chat import TemplateError, encode_chat
+from builders.encoded import encode_chat
 from builders.overlap import mask_tokens
-from builders.template import Span
+from builders.template import Span, TemplateError
 from tests.conversations import TOOLS, chat_tokenizer, quotation
 
 USER, ANSWER = {"role": "user", "content": "q10z"}, {"role": "assistant", "content": "a11z."}

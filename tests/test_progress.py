@@ -9,8 +9,9 @@ import pytest
 from builders.job import Job
 from builders.row import RowError
 from builders.units import Unit
-from extract.progress import Progress, describe
+from extract.progress import Progress
 from extract.sample import Batch, Sample
+from extract.summary import describe
 from extract.vectors import VectorWork
 from extract.world import World
 

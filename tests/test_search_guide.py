@@ -65,7 +65,7 @@ def test_a_question_in_other_words_finds_its_row(made):
             query
         )  # read from the source: the dataset keeps no text
         assert hits[0].score <= 1 and hits[0].record["id"] == f"row-{hits[0].index}"
-    assert dataset.embedder._embedder.prompt == "question: "
+    assert dataset.embedder.embedder.prompt == "question: "
 
 
 def test_the_text_of_a_row_finds_itself_with_the_datasets_own_prompt(made):

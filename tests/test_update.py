@@ -281,9 +281,9 @@ def test_what_an_update_refuses(bench: Bench) -> None:
     assert "exclude each other" in refused(bench, *job(), "--update", "--restart")
     write(bench, FIRST[:45])
     told = refused(bench, *job(), "--resume")
-    assert "it differs in\n  revision: 'sha256:" in told and "--update goes on with this revision" in told
+    assert "it differs in revision: 'sha256:" in told and "--update goes on with this revision" in told
     told = refused(bench, *job(text="{question}"), "--update")
-    assert "it differs in\n  text_template:" in told and "--update" not in told and "revision" not in told
+    assert "it differs in text_template:" in told and "--update" not in told and "revision" not in told
     assert "was made of './source.parquet'" in refused(bench, *job(source="user/other"), "--update")
 
 

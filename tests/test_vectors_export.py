@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +23,7 @@ from builders.curate.vectors_export import export_vectors
 from builders.quantize import VectorFormat
 from extract.cli import main
 from tests.embeddings_folder import write_embeddings
+from tests.runs import CHECKOUT
 
 ROWS, DIMS = 700, 12
 SOURCES = ["allenai/math", "../../etc", "allenai__math", None]
@@ -171,3 +176,21 @@ def test_a_folder_that_is_not_empty_and_a_wrong_kind_are_refused(folder, tmp_pat
     assert "holds embeddings; for these: safetensors, pt" in CliRunner().invoke(
         main, ["export", str(folder), str(tmp_path / "y"), "--to", "axolotl"]
     ).output  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize("kind", ["safetensors", "parquet"])
+def test_memory_does_not_grow_with_the_rows(kind, tmp_path):
+    """120 MB of vectors more, in chunks of 20 MB, cost 20 to 60 MB: indices, and what the allocator keeps."""
+    code = "import sys; from extract.export import _export_vectors; from pathlib import Path; "
+    code += "_export_vectors(sys.argv[1], sys.argv[2], Path(sys.argv[3]), 'default', None); "
+    code += "print(Path('/proc/self/status').read_text())"
+    peaks = []
+    for rows in (30_000, 90_000):
+        vectors = np.random.default_rng(0).standard_normal((rows, 512)).astype(np.float32)
+        source = write_embeddings(tmp_path / f"out-{rows}", vectors, chunk_rows=10_000)
+        words = [sys.executable, "-c", code, str(source), kind, str(tmp_path / f"x-{rows}")]
+        done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+        peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1]) / 1024)
+    assert peaks[1] - peaks[0] < 90, peaks

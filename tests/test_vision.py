@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import sys
 import time
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from PIL import Image
 
 from builders.images import ImageView
@@ -18,6 +20,7 @@ from builders.job import Job
 from builders.options import ConfigError
 from builders.text import Text, TextView
 from extract.batching import TokenBudget, token_batches
+from extract.cli import main
 from extract.dry_run import dry_run
 from extract.embedder import Embedder
 from extract.engines import load_engine
@@ -448,3 +451,14 @@ def test_an_image_of_a_query_is_pillows_a_file_or_bytes(built, tmp_path):
             embedder.embed_multimodal("a", image)
     with pytest.raises(ValueError, match="text 0 has nothing to embed"):
         embedder.embed_text("")
+
+
+def test_a_search_by_image_finds_its_row(source, built, tmp_path, monkeypatch):
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.png").write_bytes(picture(0, 64, 64))
+    text = pq.read_table(source)["text"][0].as_py()
+    asked = ["search", str(built), text, "--image", str(tmp_path / "a.png"), "--top-k", "1", "--json"]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output.splitlines()[-1])
+    assert found["index"] % 40 == 0 and found["score"] == pytest.approx(1, abs=1e-4) and text.strip() in found["text"]

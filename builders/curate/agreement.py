@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ NUM_ANCHORS = 2000  # rows whose neighbours are looked up: an overlap of 0.5 is 
 class Agreement:
     """Figures of one group of rows. `cosine` [mean, 5th percentile] is None where the dimensions differ.
 
-    `cka` is linear, centred CKA (Kornblith et al. 2019, 1905.00414): 1 for the same geometry up to rotation and scale.
+    `cka` is linear CKA (Kornblith et al. 2019, 1905.00414), debiased: 1 for one geometry up to rotation and scale, 0 for none.
     `overlap` is the mean share of a row's k nearest neighbours under A that are among its k nearest under B;
     `chance` is what unrelated vectors would give.
     """
@@ -41,19 +41,17 @@ def agree(name: str, a: np.ndarray, b: np.ndarray, k: int = 10, seed: int = 0) -
     Neighbours are looked for among all N rows, for at most NUM_ANCHORS of them, drawn by `seed`.
 
     Raises:
-        ValueError: fewer than three rows, or not the same number of both.
+        ValueError: fewer than four rows, or not the same number of both.
     """
-    if len(a) != len(b) or len(a) < 3:
-        raise ValueError(f"{name}: {len(a)} rows of A and {len(b)} of B: at least three of both are compared")
+    if len(a) != len(b) or len(a) < 4:
+        raise ValueError(f"{name}: {len(a)} rows of A and {len(b)} of B: at least four of both are compared")
     k = min(k, len(a) - 1)
     cosines = np.concatenate([*cosine_blocks(a, b)]) if a.shape[1] == b.shape[1] else None
     cosine = None if cosines is None else (float(cosines.mean()), float(np.quantile(cosines, 0.05)))
     anchors = np.sort(np.random.default_rng(seed).permutation(len(a))[:NUM_ANCHORS])
     near_a, near_b = (_neighbours(vectors, anchors, k) for vectors in (a, b))
     overlap = float(np.mean([len(np.intersect1d(x, y)) / k for x, y in zip(near_a, near_b, strict=True)]))
-    return Agreement(
-        name, len(a), cosine, linear_cka(zip(_blocks(a), _blocks(b), strict=True)), overlap, k / (len(a) - 1)
-    )
+    return Agreement(name, len(a), cosine, linear_cka(a, b), overlap, k / (len(a) - 1))
 
 
 def cosine_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
@@ -63,24 +61,28 @@ def cosine_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
         yield np.einsum("nd,nd->n", x, y) / np.maximum(lengths, 1e-12)
 
 
-def linear_cka(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Linear CKA of blocks of both, in one pass: |Yt X|^2 / (|Xt X| |Yt Y|) of centred columns, Frobenius norms.
+def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
+    """Debiased linear CKA of the rows of A [N, Da] and B [N, Db], N at least 4: in two passes, in blocks, with float64 sums.
 
-    Sums are in float64 about the mean of the first block, so that little is lost where the mean is far from 0.
+    The plain one, |Yt X|^2 / (|Xt X| |Yt Y|) of centred columns, is near 1 for unrelated vectors of more dimensions than rows.
+    This one is about 0 for them, and may be a little less: its three terms are the unbiased estimates of Song et al. (Feature
+    selection via dependence maximization, JMLR 2012) for centred columns: row lengths take out what a row shares with itself.
     """
-    sums: list[np.ndarray] = []
-    num_rows, shift = 0, (np.zeros(0), np.zeros(0))
-    for x, y in pairs:
-        if not num_rows:
-            shift = (x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64))
-        x, y = x - shift[0], y - shift[1]
-        num_rows += len(x)
-        parts = [x.T @ x, y.T @ y, x.T @ y, x.sum(0), y.sum(0)]
-        sums = [old + new for old, new in zip(sums, parts, strict=True)] if sums else parts
-    xx, yy, xy, x_sum, y_sum = sums
-    outer = [np.outer(u, v) / num_rows for u, v in ((x_sum, x_sum), (y_sum, y_sum), (x_sum, y_sum))]
-    norms = [float(np.linalg.norm(m - o)) for m, o in zip((xx, yy, xy), outer, strict=True)]
-    return norms[2] ** 2 / (norms[0] * norms[1]) if norms[0] * norms[1] > 0 else 0.0
+    n = len(a)
+    mean_a, mean_b = (sum(x.sum(0, dtype=np.float64) for x in _blocks(v)) / n for v in (a, b))
+    aa, bb, ab = (np.zeros(shape) for shape in ((a.shape[1],) * 2, (b.shape[1],) * 2, (a.shape[1], b.shape[1])))
+    rows = np.zeros((2, n))  # squared lengths
+    for number, (x, y) in enumerate(zip(_blocks(a), _blocks(b), strict=True)):
+        x, y = x - mean_a, y - mean_b
+        aa, bb, ab = aa + x.T @ x, bb + y.T @ y, ab + x.T @ y
+        at = slice(number * BLOCK_ROWS, number * BLOCK_ROWS + len(x))
+        rows[:, at] = np.einsum("nd,nd->n", x, x), np.einsum("nd,nd->n", y, y)
+
+    def estimate(products: np.ndarray, u: np.ndarray, v: np.ndarray) -> float:
+        return float((products**2).sum() - n / (n - 2) * u @ v + u.sum() * v.sum() / ((n - 1) * (n - 2)))
+
+    scale = estimate(aa, rows[0], rows[0]) * estimate(bb, rows[1], rows[1])
+    return estimate(ab, rows[0], rows[1]) / scale**0.5 if scale > 0 else 0.0
 
 
 def _neighbours(vectors: np.ndarray, anchors: np.ndarray, k: int) -> np.ndarray:

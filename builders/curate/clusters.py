@@ -110,7 +110,7 @@ def name_clusters(texts: Mapping[int, Sequence[str]], number: int) -> list[str]:
 def _words(documents: Sequence[str]) -> list[list[str]]:
     text = _import_text()
     model = text.TfidfVectorizer(
-        stop_words="english", ngram_range=(1, 2), sublinear_tf=True, max_features=50_000, token_pattern=r"(?u)\b[^\W\d_]{2,}\b"
+        stop_words="english", ngram_range=(1, 2), sublinear_tf=True, max_features=50_000, token_pattern=r"(?u)\b[^\W\d_]\w+\b"
     )  # fmt: skip
     try:
         weights = model.fit_transform(documents)

@@ -80,7 +80,7 @@ def make_map(vectors: np.ndarray, options: MapOptions, texts_at: TextsAt) -> Dat
     flat, deep = (_everywhere(vectors, pca, dims, Landmarks(chosen, dense, maps[size])) for size in (2, 3))
     number = options.number or default_number(len(vectors))
     found = find_clusters(dense, options.clusters, number, options.seed)
-    cluster = np.concatenate([*assign(dense_blocks(vectors, pca, dims), found)])
+    cluster = by_size(np.concatenate([*assign(dense_blocks(vectors, pca, dims), found)]), found.number)
     logger.info("%d clusters; neighbours of %d rows", found.number, len(vectors))
     near = nearest(vectors, min(options.neighbors, len(vectors) - 1), seed=options.seed)
     distance = kth_distance(near)
@@ -98,6 +98,15 @@ def kth_distance(near: Neighbors) -> np.ndarray:
     return np.where(
         distance < 1e-6, np.float32(0), distance
     )  # equal vectors differ in the last bits of their products
+
+
+def by_size(cluster: np.ndarray, number: int) -> np.ndarray:
+    """Number clusters anew, the greatest of all rows first; -1 stays."""
+    order = np.argsort(-np.bincount(cluster[cluster >= 0], minlength=number), kind="stable")
+    rank = np.empty(number + 1, np.int32)
+    rank[order], rank[-1] = np.arange(number), -1
+    renumbered: np.ndarray = rank[cluster]
+    return renumbered
 
 
 def quality(vectors: np.ndarray, pca: PCA, maps: dict[str, np.ndarray], seed: int) -> dict[str, float]:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,13 +122,8 @@ def _by_cells(vectors: np.ndarray, k: int, draw: np.random.Generator) -> Neighbo
     logger.info("%d cells, %d probes of each of %d vectors", len(centres), probes, num)
     asked = np.concatenate([_compare(block, centres, probes)[1].astype(np.int32) for _, block in _blocks(vectors)])
     top = TopK(num, k)
-    for members, asking in _cells(asked, len(centres)):
-        there = unit(vectors[members])
-        step = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
-        for begin in range(0, len(asking), step):
-            rows = asking[begin : begin + step]
-            cosines, positions = _compare(unit(vectors[rows]), there, min(k + 1, len(members)))
-            top.offer(rows, members[positions], cosines)
+    for rows, positions, cosines in _probe(vectors, asked, len(centres), k):
+        top.offer(rows, positions, cosines)
     check = sample[~is_pilot] if len(sample) > PILOT_ROWS else sample
     true = truth[~is_pilot] if len(sample) > PILOT_ROWS else truth
     return Neighbors(
@@ -158,6 +155,33 @@ def _probes_for(cells: np.ndarray, order: np.ndarray, recall: float) -> int:
     """The least number of probes that reaches the recall: neighbours lie in `cells` [S, k], rows probe in `order` [S, P]."""
     hits = (order[:, :, None] == cells[:, None, :]).sum(axis=(0, 2)).cumsum() / cells.size
     return min(int(np.searchsorted(hits, recall)) + 1, order.shape[1])
+
+
+def _probe(
+    vectors: np.ndarray, asked: np.ndarray, num_cells: int, k: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (rows [B], positions [B, C], cosines [B, C]) of the best C of each cell that the rows probe.
+
+    Cells go to threads, with one core each: a product of 5,000 x 500 is so short that faiss' own threads take 2 to 8 times the
+    CPU, most of it waiting for each other.
+    """
+    faiss = import_faiss()
+    step = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
+
+    def compare(members: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        cosines, positions = _compare(unit(vectors[rows]), unit(vectors[members]), k + 1)
+        return rows, members[positions], cosines
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray, np.ndarray]]] = deque()
+        for members, asking in _cells(asked, num_cells):
+            for begin in range(0, len(asking), step):
+                waiting.append(pool.submit(compare, members, asking[begin : begin + step]))
+                if len(waiting) > 2 * workers:  # bounded: each holds its queries
+                    yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _cells(asked: np.ndarray, num_cells: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -17,7 +17,10 @@ LANDMARKS = 20_000  # rows that UMAP lays out; others are placed beside them
 MIN_ROWS = 16  # fewer have no 15 neighbours: their map is that of their principal components
 NUM_NEIGHBORS = 15  # of UMAP, as is its min_dist: the defaults of umap-learn 0.5
 MIN_DIST = 0.1
-PLACED_BY = 5  # landmarks that place a row
+PLACED_BY = 3  # landmarks that place a row
+NEARNESS = (
+    8  # power of nearness: in many dimensions all are about as far, and a plain mean would draw all rows to one point
+)
 PLACE_ROWS = 8192
 
 
@@ -92,7 +95,7 @@ def exact_neighbors(dense: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def place(blocks: Iterable[np.ndarray], landmarks: Landmarks) -> Iterator[np.ndarray]:
-    """Points of all rows, block by block, float32: a landmark's own, else the mean of its nearest landmarks' by 1/distance."""
+    """Points of all rows, block by block, float32: a landmark's own, else a mean of its nearest landmarks'."""
     faiss = import_faiss()
     start = 0
     for block in blocks:
@@ -100,7 +103,8 @@ def place(blocks: Iterable[np.ndarray], landmarks: Landmarks) -> Iterator[np.nda
             np.ascontiguousarray(block, np.float32), landmarks.dense, min(PLACED_BY, len(landmarks.dense)),
             metric=faiss.METRIC_L2,
         )  # fmt: skip
-        weights = 1 / (np.sqrt(np.maximum(squared, 0)) + 1e-6)
+        distances = np.sqrt(np.maximum(squared, 0)) + 1e-6
+        weights = (distances[:, :1] / distances) ** NEARNESS
         points = np.einsum("nk,nkd->nd", weights / weights.sum(1, keepdims=True), landmarks.points[near])
         low, high = np.searchsorted(landmarks.positions, [start, start + len(block)])
         points[landmarks.positions[low:high] - start] = landmarks.points[low:high]

@@ -21,11 +21,14 @@ from builders.curate.texts import Texts
 from builders.curate.vectors import VectorDataset, cache_folder
 
 
-class TextEmbedder(Protocol):
+class QueryEmbedder(Protocol):
     """Makes a query's vector as the dataset's own were made."""
 
     def embed_text(self, text: str) -> np.ndarray:
         """Vector float32 [D] of a query."""
+
+    def embed_multimodal(self, text: str, image: Any) -> np.ndarray:
+        """The same of a text, which may be empty, and an image."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class Searcher:
     rows: pa.Table
     lengths: np.ndarray
     texts: Texts
-    embedder: TextEmbedder | None = None
+    embedder: QueryEmbedder | None = None
 
     @classmethod
-    def open(cls, dataset: VectorDataset, embedder: TextEmbedder | None = None, cache: Path | None = None) -> Searcher:
+    def open(
+        cls, dataset: VectorDataset, embedder: QueryEmbedder | None = None, cache: Path | None = None
+    ) -> Searcher:
         """Read the dataset into the cache, once per content.
 
         Raises:
@@ -65,16 +70,21 @@ class Searcher:
         """How complete the dataset is."""
         return self.dataset.progress
 
-    def retrieve(self, query: str, k: int = 5, where: Sequence[str] = ()) -> list[Hit]:
+    def retrieve(self, query: str, k: int = 5, where: Sequence[str] = (), image: Any = None) -> list[Hit]:
         """Return the `k` records nearest to a text, best first; `where` has conditions such as "dataset_source=math".
 
+        With an `image` (a path, bytes, an image of Pillow, or a list of these), in a dataset that was made of images, the text
+        may be empty.
+
         Raises:
-            ValueError: an empty query, or a condition that does not fit the columns.
+            ValueError: an empty query, an image where there can be none, or a condition that does not fit the columns.
         """
-        if not query.strip():
-            raise ValueError("the query is empty")
         if self.embedder is None:
             raise ValueError("this dataset was opened without a model: give a vector to `nearest`")
+        if image is not None:
+            return self.nearest(self.embedder.embed_multimodal(query, image), k, where)
+        if not query.strip():
+            raise ValueError("the query is empty")
         return self.nearest(self.embedder.embed_text(query), k, where)
 
     def nearest(self, vector: np.ndarray, k: int = 5, where: Sequence[str] = ()) -> list[Hit]:

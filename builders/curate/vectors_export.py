@@ -31,7 +31,8 @@ from builders.curate.vectors import VectorDataset
 from builders.schema import embedding_names, text_names
 from builders.stored_vectors import stored_array
 
-GROUP_ROWS = 25_000  # of a row group, as in the chunks
+GROUP_ROWS = 25_000  # of a row group at most, as in the chunks
+GROUP_BYTES = 24 << 20  # of its vectors; a writer takes some five times as much
 MAX_SOURCES = 400  # files that are open at once; a process may have 1,024
 SUMS = "SHA256SUMS"
 
@@ -124,7 +125,11 @@ class Metadata:
 def checked(path: Path, num_rows: int) -> str:
     """Read a Parquet file back and return its SHA-256. CorruptError: it cannot be read, or has other rows."""
     try:
-        found = sum(len(batch) for batch in pq.ParquetFile(path).iter_batches(GROUP_ROWS))
+        found = 0
+        with pq.ParquetFile(path) as file:  # one row group after the other: iter_batches keeps what it has read
+            for group in range(file.num_row_groups):
+                found += len(file.read_row_group(group, use_threads=False))
+                pa.default_memory_pool().release_unused()
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(f"{path} cannot be read back: {error}") from error
     if found != num_rows:
@@ -205,11 +210,11 @@ def _to_parquet(dataset: VectorDataset, out: Export) -> None:
         for batch in dataset.batches(names):
             held.append(batch)
             out.num_rows += len(batch)
-            if sum(map(len, held)) >= GROUP_ROWS:
-                file.write_table(pa.Table.from_batches(held).cast(schema), row_group_size=GROUP_ROWS)
+            if sum(map(len, held)) * 4 * dataset.dimension >= GROUP_BYTES or sum(map(len, held)) >= GROUP_ROWS:
+                file.write_table(pa.Table.from_batches(held).cast(schema))
                 held = []
         if held:
-            file.write_table(pa.Table.from_batches(held).cast(schema), row_group_size=GROUP_ROWS)
+            file.write_table(pa.Table.from_batches(held).cast(schema))
     _note(out, path, checked(path, out.num_rows))
 
 

@@ -9,7 +9,7 @@ from builders.engines import SERVERS
 from builders.job import Job
 from builders.options import ConfigError
 from extract.batching import TokenBudget
-from extract.device import default_device
+from extract.device import check_device, default_device
 from extract.model_files import ModelFiles
 from extract.sample import Batch
 from extract.settings import Settings
@@ -45,7 +45,7 @@ def load_engine(job: Job, files: ModelFiles, device: str | None, settings: Setti
 
     Raises:
         EngineError: it cannot be loaded.
-        ConfigError: the engine is not installed, or does not do what the job asks for.
+        ConfigError: the engine is not installed, or does not do what the job asks for, or there is no such device.
     """
     settings = settings or Settings()
     if settings.device_map and (job.build != "logits" or job.engine != "transformers"):
@@ -62,6 +62,8 @@ def load_engine(job: Job, files: ModelFiles, device: str | None, settings: Setti
             if job.build == "embeddings"
             else FakeTeacher(job, files.vocab_size)
         )
+    if device is not None and job.engine == "transformers":
+        check_device(device)
     if job.build == "logits":
         from extract.engines.teacher import TeacherEngine
 

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
-from transformers.utils import is_flash_attn_2_available
 
 from extract.engines import EngineError
 from extract.engines.packed import PackedLinear, PackedModel, PackedUnsupportedError
 from extract.engines.transformers import keep_memory
+from extract.engines.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -145,21 +144,9 @@ def _load(
     spread: Mapping[str, Any] | None,
     trust_remote_code: bool,
 ) -> Any:
-    transformers.utils.logging.disable_progress_bar()
-    name, revision = location
-    arguments: dict[str, Any] = {
-        "revision": revision,
-        "dtype": getattr(torch, dtype),
-        "trust_remote_code": trust_remote_code,
-        "use_safetensors": True,
-        **(spread or {}),
-    }
-    if device.startswith("cuda") and dtype != "float32" and is_flash_attn_2_available():
-        arguments["attn_implementation"] = "flash_attention_2"
-    try:
-        whole = AutoModelForCausalLM.from_pretrained(name, **arguments).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EngineError(f"--model {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    more = {"trust_remote_code": trust_remote_code, **(spread or {})}
+    name = location[0]
+    whole = load_weights(AutoModelForCausalLM, location, dtype, device, shown=name, **more)
     if whole.get_output_embeddings() is None:
         raise EngineError(f"--model {name} has no head that gives logits: teacher logits need a causal language model")
-    return whole if spread is not None else whole.to(device)
+    return whole

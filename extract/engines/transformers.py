@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM
-from transformers.utils import is_flash_attn_2_available
 
 from builders.job import Job
 from builders.options import ConfigError
@@ -23,6 +21,7 @@ from extract.engines import EngineError
 from extract.engines.packed import PackedModel, PackedUnsupportedError
 from extract.engines.pooling import finish, pool
 from extract.engines.steps import load_steps
+from extract.engines.weights import load_weights
 from extract.model_files import ModelFiles
 from extract.sample import Batch, Sample
 from extract.tokens import load_text_tokenizer
@@ -181,22 +180,12 @@ def _num_prompt_tokens(job: Job, files: ModelFiles) -> int:
 
 def _load_model(job: Job, files: ModelFiles, device: torch.device) -> tuple[Any, Any]:
     """Return (backbone, head): the head is the language model's, for `logits-mean`, else None."""
-    transformers.utils.logging.disable_progress_bar()
-    name, revision = files.location
-    arguments = {
-        "revision": revision,
-        "dtype": getattr(torch, job.dtype or "float32"),
-        "trust_remote_code": job.trust_remote_code,
-        "use_safetensors": True,
-    }
-    if device.type == "cuda" and job.dtype != "float32" and is_flash_attn_2_available():
-        arguments["attn_implementation"] = "flash_attention_2"  # else what the model takes by itself: SDPA
-    try:
-        if job.pooling != "logits-mean":
-            return AutoModel.from_pretrained(name, **arguments).eval().to(device), None
-        whole = AutoModelForCausalLM.from_pretrained(name, **arguments).eval().to(device)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EngineError(f"--model {job.model} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    shown, dtype = str(job.model), job.dtype or "float32"
+    kind = AutoModelForCausalLM if job.pooling == "logits-mean" else AutoModel
+    more = {"trust_remote_code": job.trust_remote_code}
+    whole = load_weights(kind, files.location, dtype, str(device), shown=shown, **more)
+    if job.pooling != "logits-mean":
+        return whole, None
     changed = [
         name for name in LOGIT_CHANGES if getattr(whole.config.get_text_config(), name, None) not in (None, 1.0)
     ]
