@@ -79,7 +79,8 @@ def _logits(job: Job, totals: Counter[str]) -> Iterator[str]:
         yield f"{totals['truncated']:,} conversations ({share:.1%}) are cut after {job.max_length:,} tokens."
     for name, number in totals.items():
         if name.startswith("unread_"):
-            yield f"The chat template never prints `{name[7:]}`, which {number:,} conversations have: the teacher saw none."
+            have = "1 conversation has" if number == 1 else f"{number:,} conversations have"
+            yield f"The chat template never prints `{name[7:]}`, which {have}: the teacher saw none."
 
 
 def _lengths(job: Job, totals: Counter[str]) -> Iterator[str]:

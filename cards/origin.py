@@ -6,6 +6,8 @@ import logging
 import re
 from typing import Any
 
+from huggingface_hub import constants
+
 from builders.source import is_local
 from cards.readme import split_front_matter
 from hub.reader import HubReader
@@ -23,7 +25,7 @@ def carried_over(source: str, revision: str | None) -> dict[str, Any]:
 
     A dataset is worth more than its card: an error here is a line in the log.
     """
-    if is_local(source) or ":" in source:
+    if is_local(source) or ":" in source or constants.HF_HUB_OFFLINE:
         return {}
     try:
         reader = HubReader(source)

@@ -105,9 +105,9 @@ class CardWriter:
         return card.render(existing, name=self.load_name, is_complete=is_complete)
 
     def _complete(self, parent: str | None) -> dict[str, bytes]:
-        """The card of a complete dataset, after the plots that it shows."""
+        """The card of a complete dataset, and the plots that it shows."""
         card = self.card(is_complete=True)
-        return {**card.assets(), "README.md": self.render(card, parent, is_complete=True).encode()}
+        return {"README.md": self.render(card, parent, is_complete=True).encode(), **card.assets()}
 
     def _growing(self, parent: str | None) -> dict[str, bytes]:
         return {"README.md": self.render(self.card(is_complete=False), parent, is_complete=False).encode()}

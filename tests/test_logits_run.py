@@ -190,7 +190,7 @@ def test_what_the_template_never_prints_is_told(bench, model):
     arguments[arguments.index("--source") + 1] = "chat.jsonl"
     bench.run(*arguments)
     card = (bench.root / "out/README.md").read_text()
-    assert "| conversations with tool calls that the chat template never prints | 1 |" in card
+    assert "The chat template never prints `tool_calls`, which 1 conversation has: the teacher saw none." in card
 
 
 def test_a_template_that_gives_no_certain_mask_is_refused_before_the_model_is_loaded(bench, model):

@@ -108,7 +108,7 @@ def expect(bench: Bench, rows: Rows, *, computed: int, folder: Path | None = Non
     assert not [parts for parts in files if parts[-1] == "previous.json" or "receipts" in str(parts)]
     assert all(len(parts) == 2 for parts in files if parts[0] == "_stillroom"), files
     card = (folder / "README.md").read_text()
-    assert f"{total['carried']:,} records of the\nsame text were carried over, {computed:,} were computed" in card
+    assert f"{total['carried']:,} records of the same text were carried over, {computed:,} were computed" in card
 
 
 CHANGES = {
@@ -249,7 +249,7 @@ def kill_switch(bench: Bench, old: Rows, new: Rows, number: int) -> None:
         in_process(bench, *job(), "--update")
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(9))
 def test_the_switch_can_be_killed_at_every_step(bench: Bench, number: int) -> None:
     """Each file that the last commit writes or takes away."""
     old, new = EMPTY + FIRST[:50], FIRST[20:50] + EMPTY
@@ -259,18 +259,19 @@ def test_the_switch_can_be_killed_at_every_step(bench: Bench, number: int) -> No
     assert in_process(bench, *job(), "--resume").exit_code == 0
     assert records(bench.root / "out")["id"].to_pylist() == [r["id"] for r in new[:-1]]
     folders = {path.parent.relative_to(bench.root / "out").as_posix() for path in files_of(bench.root / "out")}
+    folders.discard("assets")
     assert {len(folders), len({f.split("/")[1] for f in folders if "/" in f})} == {4, 1}, folders
     assert {"nothing left to do" in bench.run(*job(), flag) for flag in ("--resume", "--update")} == {True}
 
 
-@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("number", [1, 3, 5])  # the card and its plot come before the ledger
 def test_another_update_after_a_switch_that_was_killed(bench: Bench, number: int) -> None:
     """Readers have the new generation by then, and the old one may be half gone: the next update goes on from there."""
     kill_switch(bench, FIRST[:50], [*FIRST[40:50], *EMPTY, row("n", "new")], number)
     newest = [row("n", "new"), row("m", "newer"), *FIRST[40:50]]
     write(bench, newest)
     assert in_process(bench, *job(), "--update").exit_code == 0
-    expect(bench, newest, computed=1 if number > 1 else 2)
+    expect(bench, newest, computed=1 if number > 2 else 2)
 
 
 def test_what_an_update_refuses(bench: Bench) -> None:
