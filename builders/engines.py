@@ -2,7 +2,8 @@
 
 Every engine but `fake` runs the same model on the same tokens to the same vectors (cosine of at least 0.9999 in float32,
 which tests hold), so that a dataset may be begun with one and finished with another: the fingerprint tells only `fake`
-from the rest. A server is held to what the output has when a run goes on with it (extract/agree.py).
+from the rest. A server is held to what the output has when a run goes on with it, and so is what goes on after a
+server (extract/agree.py).
 """
 
 from __future__ import annotations

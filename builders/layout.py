@@ -62,6 +62,11 @@ class Layout:
         return f"{self.meta}/previous.json"
 
     @property
+    def assets(self) -> str:
+        """Folder of the plots that the card shows."""
+        return "assets" if self.is_default else f"assets/{self.config_name}"
+
+    @property
     def ranks(self) -> str:
         """The rank table of compact teacher logits: one for all generations, so that records can be compared."""
         return f"{self.meta}/ranks.bin"

@@ -12,6 +12,7 @@ import pyarrow as pa
 from builders.job import Job
 
 ARROW_TYPES: dict[str, pa.DataType] = {
+    "float64": pa.float64(),
     "int64": pa.int64(),
     "int32": pa.int32(),
     "bool": pa.bool_(),

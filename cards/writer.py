@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
 
 from builders.job import Job
 from builders.layout import Layout
 from builders.units import Units
 from cards.card import Card
+from cards.origin import carried_over
 from hub.ledger import Ledger
-from hub.opened import receipt_of
+from hub.opened import DamageError, Opened, receipt_of
 from hub.pending import Entry, Receipt
 from hub.repo import Change, Repo, is_folder
 
@@ -59,15 +63,26 @@ class CardWriter:
         self.ledger.add(receipts)
         self._next, self._with_card = self.clock() + self.every, starts
         rolled = self.ledger.rolled() if len(self.ledger.parts) > MAX_PARTS else Change()
-        return Change({**rolled.files, "README.md": self._card(parent, is_complete=False)}, rolled.deletes, parent)
+        return Change({**rolled.files, **self._growing(parent)}, rolled.deletes, parent)
 
     def final(self, parent: str | None) -> Change:
         """Return the change that completes the dataset: the card, then the ledger, which is the sign that it is complete."""
         there = self.repo.list_entries()
         self.ledger.load(there)
         self.ledger.add(self._lost_receipts(there))
-        files = {"README.md": self._card(parent, is_complete=True), **self.ledger.whole()}
+        files = {**self._complete(parent), **self.ledger.whole()}
         return Change(files, [f"{self.ledger.folder}/", *Layout.of(self.job).outdated(there)], parent)
+
+    def again(self, parent: str | None) -> Change:
+        """Return the change that makes the card anew from what the output holds, complete or growing."""
+        is_complete = self.load()
+        return Change(self._complete(parent) if is_complete else self._growing(parent), parent=parent)
+
+    def load(self) -> bool:
+        """Read the receipts that the output has, and tell whether it is complete."""
+        there = self.repo.list_entries()
+        self.ledger.load(there)
+        return self.ledger.path in there
 
     def _lost_receipts(self, there: Mapping[str, Entry]) -> Iterator[Receipt]:
         """Write the receipts that are missing from the chunks: a kill can leave a chunk in a folder without its receipt."""
@@ -79,7 +94,32 @@ class CardWriter:
                 if entries:
                     yield receipt_of(self.repo, unit.start, unit.stop, entries)
 
-    def _card(self, parent: str | None, *, is_complete: bool) -> bytes:
-        card = Card(self.job, self.source_columns, self.num_rows, self.num_units, self.ledger.receipts)
+    def card(self, *, is_complete: bool) -> Card:
+        """Facts of the card, of the units that the ledger has loaded."""
+        facts = (self.job, self.source_columns, self.num_rows, self.num_units, self.ledger.receipts)
+        return Card(*facts, self.origin, self._versions() if is_complete else {})
+
+    def render(self, card: Card, parent: str | None, *, is_complete: bool) -> str:
+        """README.md, over the one that the output has at a revision."""
         existing = (self.repo.read("README.md", parent) or b"").decode()
-        return card.render(existing, name=self.load_name, is_complete=is_complete).encode()
+        return card.render(existing, name=self.load_name, is_complete=is_complete)
+
+    def _complete(self, parent: str | None) -> dict[str, bytes]:
+        """The card of a complete dataset, after the plots that it shows."""
+        card = self.card(is_complete=True)
+        return {**card.assets(), "README.md": self.render(card, parent, is_complete=True).encode()}
+
+    def _growing(self, parent: str | None) -> dict[str, bytes]:
+        return {"README.md": self.render(self.card(is_complete=False), parent, is_complete=False).encode()}
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """Licence and languages of the source, read once."""
+        return carried_over(str(self.job.source), self.job.revision)
+
+    def _versions(self) -> dict[str, str]:
+        """What the first chunk says of the versions that made it: one request."""
+        entry = next((entry for receipt in self.ledger.receipts[:1] for entry in receipt.files), None)
+        with suppress(DamageError, OSError, RuntimeError):  # a card is no proof
+            return dict(Opened.open(self.repo, entry, deep=False).said.get("versions", {})) if entry else {}
+        return {}

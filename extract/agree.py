@@ -1,7 +1,8 @@
-"""Whether the vectors of a server are those that the output holds already: another model may stand behind the same URL."""
+"""Whether vectors of a server are those of the same dataset: another model may stand behind its URL, now or before."""
 
 from __future__ import annotations
 
+import json
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from builders.engines import SERVERS
 from builders.job import Job
 from builders.layout import Layout
 from builders.quantize import VectorFormat
@@ -24,6 +26,8 @@ from extract.stages import batches
 from extract.vectors import VectorWork
 
 NUM_ROWS = 8
+NUM_CHUNKS = 4  # whose writers are asked for
+END_BYTES = 1 << 16  # a footer with its job is 5 to 20 kB
 MIN_COSINE = 0.99  # bfloat16 against float32 is above 0.999; another pooling or model is far below
 MIN_COSINE_BITS = 0.9  # of signs: one in twenty may differ, near 0; of another model every second does
 
@@ -37,17 +41,33 @@ class Files(Protocol):
     def read(self, path: str) -> bytes | None:
         """The content of one."""
 
+    def read_range(self, path: str, start: int, stop: int) -> bytes | None:
+        """Bytes of one."""
 
-def check_agreement(plan: Plan, files: ModelFiles, engine: Engine, output: Files) -> None:
-    """Embed a few rows of one chunk again, the smallest, and compare. Nothing is compared where there is no chunk.
+
+def check_engines(plan: Plan, files: ModelFiles, engine: Engine, output: Files) -> None:
+    """Check agreement where a server makes the vectors, or made some that the output holds: the word of its URL is not enough.
 
     Raises:
         EngineError: the vectors differ.
     """
-    layout = Layout.of(plan.job)
-    prefix = f"{layout.of_split(layout.data)}/"
-    chunks = {path: size for path, size in output.list_files().items() if path.startswith(prefix)}
-    content = output.read(min(chunks, key=chunks.__getitem__)) if chunks else None
+    if plan.job.build != "embeddings" or plan.job.engine == "fake":
+        return
+    chunks = _smallest(plan.job, output)
+    if plan.job.engine not in SERVERS:
+        chunks = [(path, size) for path, size in chunks if _writer(output, path, size) in SERVERS]
+    if chunks:
+        check_agreement(plan, files, engine, output, chunks[0][0])
+
+
+def check_agreement(plan: Plan, files: ModelFiles, engine: Engine, output: Files, path: str | None = None) -> None:
+    """Embed a few rows of one chunk again, of the smallest unless it is named, and compare; of no chunk, nothing.
+
+    Raises:
+        EngineError: the vectors differ.
+    """
+    chunks = [(path, 0)] if path else _smallest(plan.job, output)
+    content = output.read(chunks[0][0]) if chunks else None
     if content is None:
         return
     name = embedding_names(plan.job)[0]
@@ -59,8 +79,26 @@ def check_agreement(plan: Plan, files: ModelFiles, engine: Engine, output: Files
     if not lowest >= (MIN_COSINE_BITS if form.dtype == "binary" else MIN_COSINE):
         raise EngineError(
             f"--engine {plan.job.engine} gives other vectors than {plan.job.output} holds (cosine {lowest:.3f} over "
-            f"{table.num_rows} rows): is it the same model, with the same pooling?"
+            f"{table.num_rows} rows): is it the same model, with the same pooling? If the server was wrong, --restart"
         )
+
+
+def _smallest(job: Job, output: Files) -> list[tuple[str, int]]:
+    """Path and bytes of a few chunks, the smallest first."""
+    layout = Layout.of(job)
+    prefix = f"{layout.of_split(layout.data)}/"
+    chunks = [(path, size) for path, size in output.list_files().items() if path.startswith(prefix)]
+    return sorted(chunks, key=lambda chunk: chunk[1])[:NUM_CHUNKS]
+
+
+def _writer(output: Files, path: str, size: int) -> str | None:
+    """The engine that made a chunk, from its footer; None where that cannot be read: `stillroom verify` has words for it."""
+    end = output.read_range(path, max(0, size - END_BYTES), size)
+    try:
+        said = json.loads((pq.read_metadata(BytesIO(end or b"")).metadata or {})[b"stillroom"])
+        return str(said["job"]["engine"])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _stored(job: Job, table: pa.Table, name: str, dimension: int) -> tuple[np.ndarray, VectorFormat]:

@@ -17,10 +17,15 @@ import click
 from builders.job import Job
 from builders.job_files import check_names, job_from_dict, preset_names, read_preset, read_toml
 from builders.options import ConfigError, element_type, from_mapping, option_fields, value_type
+from extract.card_cli import card_command
 from extract.command import CommandGroup, RunCommand, ThemedOption, guarded, set_up_logging
+from extract.compare_cli import compare_command
+from extract.curate_cli import density_command, sample_command
 from extract.explore_cli import explore_command
 from extract.export import export_command
 from extract.listed import Listed
+from extract.map_cli import map_command
+from extract.search_cli import search_command
 from extract.settings import Settings
 from extract.status_cli import status_command
 
@@ -224,5 +229,11 @@ main.add_command(status_command)
 main.add_command(verify_command)
 main.add_command(doctor_command)
 main.add_command(mask_command)
+main.add_command(card_command)
 main.add_command(explore_command)
 main.add_command(export_command)
+main.add_command(search_command)
+main.add_command(map_command)
+main.add_command(density_command)
+main.add_command(sample_command)
+main.add_command(compare_command)

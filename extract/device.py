@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
+from builders.engines import SERVERS
 from builders.options import ConfigError
 
 
@@ -55,3 +58,24 @@ def best_dtype(device: str) -> str:
     if device != "cpu":
         return "bfloat16"
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def processor() -> str:
+    """Name the processor of this machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def hardware(build: str, engine: str, device: str | None) -> str:
+    """Name what a worker computes on, for the card: a GPU, the processor, or the server that it asks."""
+    if engine in SERVERS:
+        return f"{engine} server"
+    name = "cpu" if build == "lengths" or engine == "fake" else device or default_device()
+    if name.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(name)
+    return processor() if name == "cpu" else name

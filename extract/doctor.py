@@ -36,7 +36,7 @@ PACKAGES = (
         "pyarrow",
         "numpy",
     ),
-    *("safetensors", "vllm", "flash_attn", "tritonclient", "sentence-transformers", "gguf", "trl"),
+    *("safetensors", "vllm", "flash_attn", "tritonclient", "sentence-transformers", "gguf", "trl", "pillow"),
 )
 NEEDS = {"transformers": ("torch", "transformers"), "vllm": ("vllm",), "triton": ("tritonclient",)}
 NEEDED = ("transformers",)  # by all other engines: its tokenizers
@@ -112,9 +112,9 @@ def device(name: str | None) -> Section:
     """What computes, and the dtype where --dtype is not given."""
     import torch
 
-    from extract.device import best_dtype, default_device
+    from extract.device import best_dtype, default_device, processor
 
-    found: Section = {"cpu": f"{torch.get_num_threads()} threads on {os.cpu_count()} cores, {_processor()}"}
+    found: Section = {"cpu": f"{torch.get_num_threads()} threads on {os.cpu_count()} cores, {processor()}"}
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         about = torch.cuda.get_device_properties(number)
@@ -188,14 +188,6 @@ def presets() -> Section:
     """The jobs shipped with the code."""
     jobs = {name: job_from_dict(read_preset(name)) for name in preset_names()}
     return {name: f"{job.build} of {job.source}, {job.model}" for name, job in jobs.items()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _gb(num_bytes: float) -> str:

@@ -17,6 +17,7 @@ from builders.chat import clean_text
 from builders.engines import SERVERS
 from builders.job import Job
 from builders.options import ConfigError
+from builders.row import RowError
 from builders.selection import select
 from builders.source import open_source
 from builders.stored import open_stored
@@ -138,7 +139,7 @@ class Embedder:
         if not isinstance(self.tokenizer, VisionProcessor):
             raise ValueError(f"{self.job.output} embeds text alone: an image needs a dataset that was made of images")
         images = tuple(map(encoded, image if isinstance(image, list | tuple) else [image]))
-        vector: np.ndarray = self._run([self.tokenizer.sample(0, Text("", _clean(text), (), images))])[0]
+        vector: np.ndarray = self._run([_scene(self.tokenizer, 0, Text("", _clean(text), (), images))])[0]
         return vector
 
     def check(self) -> None:
@@ -165,8 +166,8 @@ class Embedder:
         work, budget = VectorWork(Unit(0, 0, len(samples)), self.job), TokenBudget(self.engine.max_batch_tokens)
         for batch, vectors, _ in self.engine.run(batches(samples, budget, work), budget):
             work.keep(batch.samples, vectors)
-        for error in work.failed.values():  # an image that only its decoder finds broken
-            raise error
+        for number, error in sorted(work.failed.items()):  # an image that only its decoder finds broken
+            raise ValueError(f"text {number}: {error.detail}")
         assert work.vectors is not None
         return work.vectors[0]
 
@@ -174,7 +175,7 @@ class Embedder:
         cleaned = [Text("", _clean(text)) for text in texts]
         if isinstance(self.tokenizer, VisionProcessor):
             is_empty = [not text.text for text in cleaned]
-            samples = [self.tokenizer.sample(i, text) for i, text in enumerate(cleaned)]
+            samples = [_scene(self.tokenizer, i, text) for i, text in enumerate(cleaned)]
         else:
             found = self.tokenizer.encode(cleaned)
             is_empty = [not ids for ids, _ in found]
@@ -187,3 +188,10 @@ class Embedder:
 
 def _clean(text: str) -> str:
     return clean_text(text).strip()
+
+
+def _scene(processor: VisionProcessor, number: int, text: Text) -> Sample:
+    try:
+        return processor.sample(number, text)
+    except RowError as error:
+        raise ValueError(f"text {number}: {error.detail}") from None

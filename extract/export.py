@@ -1,4 +1,4 @@
-"""A logits dataset as a folder of Parquet that another trainer reads: `stillroom export OUTPUT --to distillkit DEST`."""
+"""A dataset as files that other programs read: `stillroom export OUTPUT DEST --to KIND`, teacher logits or embeddings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from builders.exports import Export
     from builders.stored_logits import StoredLogits
 
+LOGITS_KINDS = ("distillkit", "axolotl")
+VECTOR_KINDS = ("safetensors", "pt", "npy", "parquet", "faiss", "chroma", "lancedb")
 GROUP_BYTES = 64 << 20  # of a row group, before compression: what is in memory at a time
 GROUPS_PER_FILE = 32
 
@@ -90,32 +92,70 @@ def _groups(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 @click.command("export", cls=RunCommand, context_settings={"max_content_width": 100})
 @click.argument("output")
-@click.option("--to", "kind", required=True, type=click.Choice(["distillkit", "axolotl"]), help="whose rows to write")
+@click.option("--to", "kind", required=True, type=click.Choice([*LOGITS_KINDS, *VECTOR_KINDS]), help="what to write")
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option("--config-name", default="default", help="configuration within the output [default]")
+@click.option("--column", help="vectors to write, where records have several [the only one]")
 @click.option(
     "--sequence-length",
     type=click.IntRange(min=2),
     help="cut conversations to N tokens; rows for distillkit are padded to it [the longest conversation]",
 )
-def export_command(output: str, kind: str, dest: Path, config_name: str, sequence_length: int | None) -> None:
-    """Write the teacher logits of OUTPUT to the new folder DEST as rows that DistillKit or axolotl trains on.
+def export_command(output: str, kind: str, dest: Path, **options: Any) -> None:
+    """Write a dataset to the new folder DEST, in the form of another program.
 
-    A README in DEST has the configuration that reads them. Every id is written with the log of what it weighs, so that the
-    gradient of their loss is unbiased; builders/exports.py says what the formats cannot hold.
+    Teacher logits: rows that distillkit or axolotl trains on, with the configuration that reads them in a README. Every id is
+    written with the log of what it weighs, so that the gradient of their loss is unbiased.
+
+    Embeddings: safetensors (all, and each source alone), pt (ids and emb), npy, one parquet file, a faiss index, or a
+    database of chroma or lancedb. Files are read back and compared, and SHA256SUMS has their hashes.
     """
     set_up_logging(is_debug=False)
-    sys.exit(guarded(lambda: _export(output, kind, dest, config_name, sequence_length)))
+    sys.exit(guarded(lambda: _export(output, kind, dest, **options)))
 
 
-def _export(output: str, kind: str, dest: Path, config_name: str, sequence_length: int | None) -> int:
-    from builders.stored_logits import open_logits
+def _export(
+    output: str, kind: str, dest: Path, config_name: str, column: str | None, sequence_length: int | None
+) -> int:
+    from builders.stored import open_stored
 
     try:
-        stored = open_logits(output, config_name=config_name)
+        build = open_stored(output, config_name=config_name).job.build
+        kinds = {"logits": LOGITS_KINDS, "embeddings": VECTOR_KINDS}.get(build, ())
+        if kind not in kinds:
+            raise ConfigError(f"--to {kind}: {output} holds {build}; for these: {', '.join(kinds) or 'no export'}")
+        if build == "embeddings":
+            if sequence_length is not None:
+                raise ConfigError(f"--sequence-length is for teacher logits: {output} holds embeddings")
+            return _export_vectors(output, kind, dest, config_name, column)
+        if column is not None:
+            raise ConfigError(f"--column is for embeddings: {output} holds {build}")
+        return _export_logits(output, kind, dest, config_name, sequence_length)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    counts = export(stored, kind, dest, sequence_length)
+
+
+def _export_vectors(output: str, kind: str, dest: Path, config_name: str, column: str | None) -> int:
+    from builders.curate.projection import MissingExtraError
+    from builders.curate.vectors import open_dataset
+    from builders.curate.vectors_export import export_vectors
+
+    dataset = open_dataset(output, config_name=config_name, column=column)
+    try:
+        done = export_vectors(dataset, kind, dest)
+    except MissingExtraError as error:
+        raise ConfigError(f"--to {kind}: {error}") from None
+    sources = f", {len(done.sources)} sources" if done.sources else ""
+    click.echo(
+        f"{dest}: {done.num_rows:,} rows of {dataset.dimension} dimensions{sources}; {output} is {dataset.progress}"
+    )
+    return 0
+
+
+def _export_logits(output: str, kind: str, dest: Path, config_name: str, sequence_length: int | None) -> int:
+    from builders.stored_logits import open_logits
+
+    counts = export(open_logits(output, config_name=config_name), kind, dest, sequence_length)
     left_out = f"; {counts['left out']:,} records have no target within the length" if counts["left out"] else ""
     click.echo(f"{dest}: {counts['rows']:,} rows{left_out}")
     return 0

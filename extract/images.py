@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builders.options import ConfigError
 from builders.row import RowError
@@ -62,14 +63,24 @@ def decode(content: bytes) -> Image:
         return _on_white(ImageOps.exif_transpose(_open(content))).convert("RGB")
 
 
-def encoded(image: bytes | str | Path | Image) -> bytes:
-    """Return the bytes of an image: as they are, from a file, or as PNG. OSError: there is no such file."""
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str | Path):
+def encoded(image: Any) -> bytes:
+    """Return an image as a dataset has it: its bytes, a file's, or a Pillow image as PNG, upright and with all its colours.
+
+    Raises:
+        ValueError: it is none of these.
+        OSError: the file cannot be read.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
         return Path(image).expanduser().read_bytes()
-    content = BytesIO()
-    image.save(content, "PNG")
+    from PIL import Image, ImageOps
+
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"{type(image).__name__} is no image: give a Pillow image, a path or encoded bytes")
+    upright, content = ImageOps.exif_transpose(image), BytesIO()
+    fits = upright if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else upright.convert("RGB")
+    fits.save(content, "PNG", compress_level=1)
     return content.getvalue()
 
 

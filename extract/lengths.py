@@ -75,7 +75,7 @@ class LengthsWork(Work):
         """See Work."""
         return [None if found is None else ChatLengths(**found) for found in json.loads(bytes(content))]
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """See Work; and sums by part, conversations without a mask by reason, and rows longer than each of LADDER."""
         found = [self.chats[position] for position in self.rows if position in self.chats]
         totals = self.num_tokens.sum(axis=0)[list(self.rows)]

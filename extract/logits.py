@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from hashlib import blake2b
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,9 @@ from builders.packing import pack
 from builders.rank_table import RankTable
 from builders.row import Row, RowError
 from builders.schema import Column
+from builders.tally import TALLIES, binned
 from extract.sample import Sample
-from extract.token_logits import TokenLogits
+from extract.token_logits import TokenLogits, nucleus_mass
 from extract.work import Work
 
 HASH_BYTES = 16
@@ -66,14 +67,17 @@ class LogitsWork(Work):
                 TokenLogits(**{name: arrays[f"{number}.{name}"] for name in ARRAYS}) for number in range(num_samples)
             ]
 
-    def counts(self) -> dict[str, int]:
-        """See Work; and the tokens that were captured, the ids that were kept for certain, and those drawn."""
-        found = [self.found[position] for position in self.rows]
-        return super().counts() | {
+    def counts(self) -> dict[str, Any]:
+        """See Work; and the tokens that were captured, the ids that were kept for certain, their mass, and those drawn."""
+        found, counts = [self.found[position] for position in self.rows], super().counts()
+        sizes = np.concatenate([one.counts for one in found] or [np.zeros(0, np.uint8)])
+        return counts | {
             "dimension": 0 if self.form is None else self.form.vocab_size,
             "captured": sum(len(one.counts) for one in found),
             "entries": sum(len(one.nucleus_ids) for one in found),
             "drawn": sum(int(one.sampled_counts.sum()) for one in found),
+            "mass_ppm": sum(round(1e6 * nucleus_mass(one)) for one in found),  # sums of millionths
+            TALLIES: counts[TALLIES] | {"exact": binned(sizes)},
             **{f"unread_{name}": number for name, number in self.unread.items()},
         }
 

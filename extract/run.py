@@ -26,16 +26,15 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 
-from builders.engines import SERVERS
 from builders.job import Job
 from builders.layout import Layout
 from builders.options import ConfigError
 from cards.writer import CardWriter
-from extract.agree import check_agreement
+from extract.agree import check_engines
 from extract.batching import TokenBudget
 from extract.builds import Build, open_build
 from extract.claim import claim, read_batches
-from extract.device import pin_device
+from extract.device import hardware, pin_device
 from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, EngineLostError, load_engine
 from extract.plan import number_at
@@ -96,8 +95,8 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
             kind = open_build(plan.job, plan.source, session.files, session.old, session.ranks, session.ranges)
             engine = session.engine or load_engine(plan.job, session.files, settings.device, settings)
             try:
-                if world.is_main and plan.job.engine in SERVERS and session.repo is not None:
-                    check_agreement(plan, session.files, engine, session.repo)
+                if world.is_main and session.repo is not None:
+                    check_engines(plan, session.files, engine, session.repo)
                 pour(session, kind, engine, settings, world, stop, progress, tick)
             except EngineLostError as error:
                 stop.request(str(error))
@@ -132,7 +131,8 @@ def pour(
     """The main loop: units -> batches -> engine -> records -> chunk -> pending."""
     plan, partial = session.plan, session.partial
     budget = TokenBudget(settings.max_batch_tokens or engine.max_batch_tokens)
-    writer = ChunkWriter(session, kind.columns(engine))
+    device = hardware(plan.job.build, plan.job.engine, settings.device)
+    writer = ChunkWriter(session, kind.columns(engine), device)
     batches = read_batches(claim(plan, world, stop), plan, kind, budget, partial)
     ahead = read_ahead(batches, BATCHES_AHEAD, lambda batch: batch.weight)
     with writer, closing(ahead), closing(engine.run(ahead, budget)) as done:

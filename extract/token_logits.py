@@ -41,3 +41,8 @@ class TokenLogits:
         np.ndarray
     )  # float64 [T, temperatures but 1], logsumexp(logits / temperature); [T, 0] where all is for 1
     tail_mass_at: np.ndarray  # float32 [T, temperatures], mass outside the nucleus at each; [T, 0] where all is for 1
+
+
+def nucleus_mass(one: TokenLogits) -> float:
+    """Sum over the tokens of the mass of their nuclei: T where nothing is left out."""
+    return float(np.exp(one.nucleus_logits - np.repeat(one.logsumexp, one.counts)).sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from builders.quantize import VectorFormat, recall
 from builders.row import Row
 from builders.schema import Column, embedding_names, text_names
 from builders.stored_vectors import stored_array, vector_column
+from builders.tally import PER_OCTAVE_NORM, TALLIES, binned
 from builders.text import Text
 from extract.sample import Sample
 from extract.work import Work
@@ -87,11 +89,15 @@ class VectorWork(Work):
             self._put_carried(*self.carried.pop())
         super().finish()
 
-    def counts(self) -> dict[str, int]:
-        """See Work; and the dimension of the vectors, and what was found of the neighbours that were asked for."""
+    def counts(self) -> dict[str, Any]:
+        """See Work; and the dimension of the vectors, their norms, and what was found of the neighbours asked for."""
         found, asked = self.recall
-        measured = {"recall_found": found, "recall_asked": asked} if asked else {}
-        return super().counts() | measured | ({} if self.vectors is None else {"dimension": self.vectors.shape[-1]})
+        counts = super().counts() | ({"recall_found": found, "recall_asked": asked} if asked else {})
+        if self.vectors is None:
+            return counts
+        norms = np.linalg.norm(self.vectors[self.is_done], axis=1)
+        tallies = counts[TALLIES] | {"norm": binned(norms, PER_OCTAVE_NORM)}
+        return counts | {"dimension": self.vectors.shape[-1], TALLIES: tallies}
 
     def records(self, columns: Sequence[Column]) -> pa.Table:
         """See Work; the metadata says how vectors are quantised."""

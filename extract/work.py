@@ -17,6 +17,7 @@ from builders.files import SourceError
 from builders.job import Job
 from builders.row import Row, RowError
 from builders.schema import SKIPPED_COLUMNS, Column, arrow_schema
+from builders.tally import SOURCES, TALLIES, binned, by_source
 from builders.text import Text
 from builders.units import Unit
 from extract.sample import Sample
@@ -110,12 +111,13 @@ class Work(ABC):
                 f"rows {self.unit.start}-{self.unit.stop}: {found}: the source changed while it was read"
             )
 
-    def counts(self) -> dict[str, int]:
-        """Counts of the unit, for the chunk's metadata and the card."""
+    def counts(self) -> dict[str, Any]:
+        """Counts of the unit, for the chunk's metadata and the card: numbers that add up, tallies, and rows by source."""
         reasons: dict[str, int] = {}
         for _, reason, _ in self.skipped:
             reasons[f"skipped_{reason}"] = reasons.get(f"skipped_{reason}", 0) + 1
         num_tokens = int(self.num_tokens.sum())
+        totals = self.num_tokens.sum(axis=0)[list(self.rows)]
         return {
             "rows": self.unit.num_rows,
             "records": len(self.rows),
@@ -125,6 +127,8 @@ class Work(ABC):
             "tokens": num_tokens,
             "padding": self.num_padded_tokens - (num_tokens - self.num_carried_tokens),
             **reasons,
+            SOURCES: by_source((source for _, _, source in self.rows.values()), totals),
+            TALLIES: {"tokens": binned(totals)},
         }
 
     def records(self, columns: Sequence[Column]) -> pa.Table:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from builders.layout import FORMAT, Layout
 from builders.schema import Column
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
 class ChunkWriter:
     """Writes finished units into pending in a thread, one at a time, while the model goes on."""
 
-    def __init__(self, session: Session, columns: Sequence[Column]) -> None:
-        self.session, self.columns = session, columns
+    def __init__(self, session: Session, columns: Sequence[Column], device: str) -> None:
+        self.session, self.columns, self.device = session, columns, device
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._last: Future[None] | None = None
+        self._since = time.monotonic()  # the end of the unit before
 
     def __enter__(self) -> ChunkWriter:
         return self
@@ -36,9 +39,15 @@ class ChunkWriter:
         """Begin to write a unit; an error of the one before is raised here."""
         if self._last is not None:
             self._last.result()
-        self._last = self._pool.submit(self._write, work)
+        since, self._since = self._since, time.monotonic()
+        facts = {
+            "milliseconds": round(1000 * (self._since - since)),  # of this worker
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "device": self.device,
+        }
+        self._last = self._pool.submit(self._write, work, facts)
 
-    def _write(self, work: Work) -> None:
+    def _write(self, work: Work, facts: Mapping[str, Any]) -> None:
         job, unit, layout = self.session.plan.job, work.unit, Layout.of(self.session.plan.job)
         tables = {
             unit.path(layout.skipped, layout.split_folder): work.skipped_table() if work.skipped else None,
@@ -50,7 +59,7 @@ class ChunkWriter:
             "source_revision": job.revision,
             "start": unit.start,
             "stop": unit.stop,
-            "counts": work.counts(),
+            "counts": {**work.counts(), **facts},
             "versions": VERSIONS,
             "job": job.to_dict(),
         }

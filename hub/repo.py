@@ -22,9 +22,9 @@ class CommitError(RuntimeError):
 
 @dataclass(frozen=True)
 class Change:
-    """Small files to write and paths to delete; with `parent`, only if that is the newest revision when it lands."""
+    """Files to write (small, or uploaded) and paths to delete; with `parent`, if that is the newest revision when it lands."""
 
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Entry | bytes] = field(default_factory=dict)
     deletes: Sequence[str] = ()
     parent: str | None = None
 

@@ -90,7 +90,7 @@ def test_what_cannot_be_embedded_is_refused_in_one_line(made):
     with pytest.raises(ValueError, match="takes a list of texts"):
         embedder.embed_batch("a")
     with pytest.raises(ValueError, match="embeds text alone"):
-        embedder.embed_multimodal("a", None)
+        embedder.embed_multimodal("a", b"")
 
 
 def test_the_job_on_the_hub_is_enough(made, documents, tmp_path, monkeypatch):

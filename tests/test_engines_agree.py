@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ VLLM_PYTHON = os.environ.get("STILLROOM_VLLM_PYTHON")
 TRITON_PYTHON = os.environ.get("STILLROOM_TRITON_PYTHON")
 SAMPLE = os.environ.get("STILLROOM_CHAT_SAMPLE")
 NUM_ROWS = 500
-MIN_COSINE = 0.9999
+MIN_COSINE, MIN_COSINE_HALF = 0.9999, 0.999
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 needs_vllm = pytest.mark.skipif(VLLM_PYTHON is None, reason="STILLROOM_VLLM_PYTHON is not set: `make test-vllm`")
@@ -137,6 +138,20 @@ def test_a_vllm_server_gives_the_vectors_of_transformers(arguments, truth, minil
 
 
 @needs_vllm
+def test_bfloat16_stays_near(arguments, truth, tmp_path):
+    """Of float32, and of each other."""
+    half = ["bfloat16" if part == "float32" else part for part in arguments]
+    found = []
+    for engine, python in (("transformers", sys.executable), ("vllm", str(VLLM_PYTHON))):
+        bench = Bench(tmp_path / engine, python=python)
+        bench.root.mkdir()
+        bench.run(*half, "--engine", engine, timeout=600)
+        found.append(vectors_of(bench))
+        assert lowest_cosine(found[-1], truth) >= MIN_COSINE_HALF
+    assert lowest_cosine(*found) >= MIN_COSINE_HALF
+
+
+@needs_vllm
 def test_vllm_says_what_it_cannot_do(arguments, tmp_path):
     bench = Bench(tmp_path, python=str(VLLM_PYTHON))
     process = bench.start(*arguments, "--engine", "vllm", "--max-length", "100000")
@@ -146,7 +161,7 @@ def test_vllm_says_what_it_cannot_do(arguments, tmp_path):
 
 @needs_triton
 def test_a_triton_server_gives_the_vectors_of_transformers(arguments, truth, minilm, tmp_path):
-    """Token ids over HTTP, text over gRPC."""
+    """Token ids over HTTP, text over gRPC; each run is killed and resumed."""
     pytest.importorskip("tritonclient", reason="pip install 'stillroom[triton]'")
     find = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
     libraries = subprocess.run(
@@ -161,6 +176,10 @@ def test_a_triton_server_gives_the_vectors_of_transformers(arguments, truth, min
         ):
             bench = Bench(tmp_path / str(number))
             bench.root.mkdir()
-            log = bench.run(*arguments, "--engine", "triton", "--endpoint", url, "--triton-model", model, timeout=600)
+            mine = [*arguments, "--engine", "triton", "--endpoint", url, "--triton-model", model]
+            process = bench.start(*mine, "--max-batch-tokens", "256")
+            wait_for_chunks(bench, 2)
+            kill_group(process)
+            log = bench.run(*mine, timeout=600)
             assert f"{url} is ready: model {model} (" in log and "at most 64 texts per request, 384 dimensions" in log
             assert lowest_cosine(vectors_of(bench), truth) >= MIN_COSINE

@@ -22,7 +22,12 @@ MAY_IMPORT = {
     "extract/verify.py": {"builders", "extract", "hub"},
     "extract/status.py": {"builders", "extract", "hub"},
     "extract/logits_output.py": {"builders", "extract", "hub"},
+    "extract/card.py": {"builders", "extract", "hub", "cards"},
+    "extract/derived.py": {"builders", "extract", "hub"},
+    "extract/curate.py": {"builders", "extract", "cards"},
     "extract/explore.py": {"builders", "extract", "cards"},
+    "extract/map.py": {"builders", "extract", "cards"},
+    "extract/map_pictures.py": {"builders", "extract", "cards"},
     "extract/run.py": {"builders", "extract", "hub", "cards"},
 }
 FOR_USERS = "builders/trainer.py"  # a subclass of SFTTrainer

@@ -193,4 +193,5 @@ def test_an_end_that_has_no_shape_is_known_by_the_tokenizer():
 
 
 def test_a_token_over_the_border_of_two_spans_is_inside():
-    assert mask_tokens("ab cd ef", [(0, 2), (2, 5), (5, 8)], [Span(0, 3), Span(3, 5)]) == ([1, 1, 0], 0)
+    mask, crossing = mask_tokens("ab cd ef", [(0, 2), (2, 5), (5, 8)], [Span(0, 3), Span(3, 5)])
+    assert (mask.tolist(), crossing) == ([True, True, False], 0)

@@ -80,3 +80,14 @@ def test_a_server_of_another_model_does_not_go_on_with_a_dataset(server, job, tm
     server.engine._vector = lambda sample: np.ones(384) / np.sqrt(384)
     assert bench.start(*mine).wait(timeout=60) == 1
     assert "--engine openai gives other vectors than ./out holds (cosine " in bench.log.read_text()
+
+
+def test_a_dataset_that_a_wrong_server_began_is_not_gone_on_with_by_the_model(server, job, tmp_path):
+    """This server's vectors are hashes of token ids, which MiniLM itself would never give."""
+    arguments, _ = job
+    bench = Bench(tmp_path)
+    server.seconds_per_request, server.max_texts = 0.3, 2
+    kill_group(run_until(bench, [*arguments, "--engine", "openai", "--endpoint", server.url], 1))
+    assert bench.start(*arguments, "--engine", "transformers").wait(timeout=120) == 1
+    said = bench.log.read_text()
+    assert "--engine transformers gives other vectors than ./out holds (cosine " in said and "--restart" in said

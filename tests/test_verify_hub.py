@@ -130,7 +130,10 @@ def test_damage_is_found_and_repaired_alone(name: str, dataset: Dataset, tmp_pat
     assert {p: f.oid for p, f in dataset.files.items() if p not in {*mended, *noted}} == {
         p: f.oid for p, f in damaged.items() if p not in {*mended, *noted}
     }
-    assert len(dataset.commits) - index - 1 <= 3, "what is damaged goes, the units come again, the card is complete"
+    computed = sum(repair == "compute" for _, repair in expected)  # a unit that is ready does not wait for the next
+    assert len(dataset.commits) - index - 1 <= 2 + max(1, computed), (
+        "what is damaged goes, units come, the card is complete"
+    )
     after = read_vectors(dataset.pull())
     np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_array_equal(after[1], before[1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import sys
 import time
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from PIL import Image
 
 from builders.images import ImageView
@@ -18,6 +20,7 @@ from builders.job import Job
 from builders.options import ConfigError
 from builders.text import Text, TextView
 from extract.batching import TokenBudget, token_batches
+from extract.cli import main
 from extract.dry_run import dry_run
 from extract.embedder import Embedder
 from extract.engines import load_engine
@@ -424,3 +427,38 @@ def test_a_dry_run_counts_images(source, qwen, built, cache):
     torn = load_processor(*settled(qwen)).sample(0, row("row 7", BROKEN[7][1])).num_tokens  # known when it is decoded
     assert f"tokens    {tokens + 4 * torn:,}, from 160 rows" in plan
     assert "empty     20.0% of rows" in plan
+
+
+def test_an_image_of_a_query_is_pillows_a_file_or_bytes(built, tmp_path):
+    embedder = Embedder.from_dataset(str(built))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    content = picture(3, 96, 64, "JPEG", exif=exif)
+    (tmp_path / "image.jpg").write_bytes(content)
+    vector = embedder.embed_multimodal("a", content)
+    for image in (Image.open(io.BytesIO(content)), tmp_path / "image.jpg", str(tmp_path / "image.jpg")):
+        np.testing.assert_allclose(embedder.embed_multimodal("a", image), vector, atol=1e-5)
+    cmyk = Image.open(io.BytesIO(content)).convert("CMYK")
+    np.testing.assert_allclose(
+        embedder.embed_multimodal("a", cmyk), embedder.embed_multimodal("a", cmyk.convert("RGB")), atol=1e-5
+    )
+    for image, message in (
+        (b"x", "text 0: no image in PNG"),
+        (BROKEN[7][1], "text 0: "),
+        (7, "int is no image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embedder.embed_multimodal("a", image)
+    with pytest.raises(ValueError, match="text 0 has nothing to embed"):
+        embedder.embed_text("")
+
+
+def test_a_search_by_image_finds_its_row(source, built, tmp_path, monkeypatch):
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.png").write_bytes(picture(0, 64, 64))
+    text = pq.read_table(source)["text"][0].as_py()
+    asked = ["search", str(built), text, "--image", str(tmp_path / "a.png"), "--top-k", "1", "--json"]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output.splitlines()[-1])
+    assert found["index"] % 40 == 0 and found["score"] == pytest.approx(1, abs=1e-4) and text.strip() in found["text"]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from builders.content import content_hash
 from builders.job import Job
+from builders.quantize import VectorFormat
 from builders.row import Row, RowError
 from builders.schema import arrow_schema, embeddings_columns
 from builders.text import Text
@@ -19,7 +20,7 @@ SOURCE_COLUMNS = ("id", "dataset_source")
 
 
 def work_of(job, num_rows):
-    work = VectorWork(Unit(3, 30, 30 + num_rows), job)
+    work = VectorWork(Unit(3, 30, 30 + num_rows), job, form=VectorFormat(job.storage_dtype, 2))
     for position in range(num_rows):
         texts = tuple(Text(name, f"text {position}") for name in job.fields or ("",))
         work.add_texts(position, Row(1000 + position, {"id": position, "dataset_source": None}), texts)
