@@ -138,6 +138,8 @@ def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, 
     if stored is not None:
         asked = reopen(asked, stored, previous, settings)
     source, files = open_source(asked, settings.cache), read_model_files(asked)
+    if source.num_rows == 0:
+        raise ConfigError(f"--source {source.name} has no rows in its split {asked.split!r}")
     job = settle(asked, source, files, settings.device)
     if stored is not None:
         job = follow(job, stored, previous, settings, repo.name)
