@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from builders.chat import encode_chat
 from builders.compact import pack_compact
 from builders.distill import Collate, Targets, cross_entropy
-from builders.encoded import encode_chat
 from builders.job import Job
 from builders.packing import pack
 from builders.rank_table import RankTable

@@ -6,10 +6,26 @@ import json
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builders.row import RowError
 from builders.think import JOINER, split_think
+
+if TYPE_CHECKING:
+    from builders.encoded import ChatEncoder, EncodedChat, encode_chat
+    from builders.template import TemplateError
+
+__all__ = [
+    "ChatEncoder",
+    "EncodedChat",
+    "TemplateError",
+    "Turn",
+    "clean_text",
+    "encode_chat",
+    "parse_messages",
+    "shorten",
+    "template_messages",
+]
 
 THINK_KEYS = ("reasoning_content", "thinking", "reasoning")  # DeepSeek and vLLM; gpt-oss; OpenRouter
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # `type` of a part that is text; None: the part has no type
@@ -122,3 +138,16 @@ def _part_text(part: Any) -> str | None:
     if isinstance(part, Mapping):
         part = part.get("text") if part.get("type") in TEXT_PARTS else None
     return part if isinstance(part, str) else None
+
+
+def __getattr__(name: str) -> Any:
+    """Import what encodes conversations at first use: it brings numpy and Jinja, which the command line does without."""
+    if name == "TemplateError":
+        from builders.template import TemplateError
+
+        return TemplateError
+    if name in ("ChatEncoder", "EncodedChat", "encode_chat"):
+        from builders import encoded
+
+        return getattr(encoded, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

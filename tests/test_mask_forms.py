@@ -5,7 +5,7 @@ Each form is shown by a template of a few lines, and beside it one that looks al
 
 import pytest
 
-from builders.encoded import encode_chat
+from builders.chat import encode_chat
 from builders.overlap import mask_tokens
 from builders.template import Span, TemplateError
 from tests.conversations import TOOLS, chat_tokenizer, quotation

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders.encoded import ChatEncoder, EncodedChat, encode_chat
+from builders.chat import ChatEncoder, EncodedChat, TemplateError, encode_chat
 from builders.overlap import mask_tokens
-from builders.template import Span, TemplateError
+from builders.template import Span
 from tests.conversations import CONTROL, TOOLS, WORD, chat_tokenizer, conversations, quotation
 
 FOLDER = Path(__file__).parent / "templates"
