@@ -124,8 +124,8 @@ def log_of_batches(bench: Bench) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["python", "accelerate launch", TORCHRUN])
 def test_short_runs_follow_each_other_until_the_dataset_is_complete(bench, source, launcher):
-    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": 3}  # a run keeps 20 s for its last upload until it knows better
-    code = loop(bench, *job(source), LAUNCHER=launcher, MINUTES=0.45, WAIT_SECONDS=0, **slow)
+    slow = {"STILLROOM_FAKE_SECONDS_PER_BATCH": 5}  # a run keeps 20 s for its last upload until it knows better
+    code = loop(bench, *job(source), LAUNCHER=launcher, MINUTES=0.75, WAIT_SECONDS=0, **slow)
     log = bench.log.read_text()
     assert code == 0, log
     assert "stopped (--max-runtime-minutes): " in log, "one run was enough: it shows nothing"
