@@ -138,7 +138,7 @@ def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, 
     if stored is not None:
         asked = reopen(asked, stored, previous, settings)
     source, files = open_source(asked, settings.cache), read_model_files(asked)
-    if source.num_rows == 0:
+    if source.num_rows == 0 and stored is None:  # an update may find that all rows are gone
         raise ConfigError(f"--source {source.name} has no rows in its split {asked.split!r}")
     job = settle(asked, source, files, settings.device)
     if stored is not None:

@@ -200,7 +200,7 @@ def finish_output(session: Session, settings: Settings, stop: Stop) -> str:
             return "the card"
     cards.ledger.load([layout.ledger])
     totals = cards.ledger.totals
-    if not totals["records"]:
+    if totals["rows"] and not totals["records"]:
         why = skipped_by_reason(totals)
         raise ConfigError(f"--source {plan.source.name}: none of its {totals['rows']:,} rows gives a record: {why}")
     logger.info("%s", describe_totals(totals))

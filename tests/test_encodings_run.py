@@ -126,7 +126,7 @@ def test_a_student_trains_on_any_of_them(built, tmp_path):
 def test_card_and_proof_know_the_way(built, tmp_path):
     way, output = built
     card = (output / "README.md").read_text()
-    assert ("open_logits" in card) == (way != "temperatures")
+    assert ("stored.unpack(dataset[0])" in card) == (way != "temperatures")
     words = {"compact": "compact", "global": "0.00195312", "temperatures": "1, 2"}
     assert words[way] in card
     assert "nothing is missing, doubled or damaged" in run(tmp_path, "verify", output, "--deep")

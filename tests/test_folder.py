@@ -102,5 +102,5 @@ def test_what_is_a_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="neither"):
         open_repo("a/b/c", private=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(CommitError, match="file/out: Not a directory"):
+    with pytest.raises(CommitError, match="file/out cannot be made: Not a directory"):
         open_repo("./file/out", private=True)

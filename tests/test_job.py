@@ -59,8 +59,10 @@ def test_a_file_that_is_no_toml_says_so(tmp_path, content, message):
 
 
 def test_an_unknown_key_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"unknown option 'modle': the options are .*max_length, .*model, "):
+    with pytest.raises(ConfigError, match=r"unknown option 'modle': did you mean 'model'\?"):
         job_from_dict({"modle": "user/model"})
+    with pytest.raises(ConfigError, match=r"unknown option 'xyzzy': the options are .*max_length, .*model, "):
+        job_from_dict({"xyzzy": "user/model"})
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_readers_have_the_old_dataset_until_the_new_one_is_whole(bench: Bench) -
     bench.run(*job(), "--restart")
     assert counts(out)["carried"] == 0
     folders = {path.parent.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert folders == {".", "_stillroom", "data/train/0000"}
+    assert folders == {".", "_stillroom", "assets", "data/train/0000"}
 
 
 def kill_half_way(bench: Bench, out: Path, *arguments: str) -> None:

@@ -121,6 +121,8 @@ def test_a_unit_of_skipped_rows_alone():
         "padding": 0,
         "skipped_invalid_json": 1,
         "skipped_messages_missing": 1,
+        "sources": {},
+        "tallies": {"tokens": {}},
     }
 
 
