@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import chdir
+from shutil import which
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -76,6 +77,7 @@ def test_the_readme_begins_with_the_tutorial():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (CHECKOUT / ".git").exists() or which("git") is None, reason="needs git, and a checkout of it")
 def test_a_first_time_user_gets_to_the_end_of_the_tutorial(tmp_path):
     """A clone, with an environment that is there already: what `make demo` installs is what these tests run in."""
     bench = Bench(tmp_path)
