@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 
 from hub.faults import diagnose
@@ -45,17 +45,25 @@ class HubRepo(HubReader):
         try:
             repo.name = repo.full_name()
             try:
-                repo.retry(lambda: repo.api.dataset_info(repo.name, expand=["sha"]))  # not all files
+                repo.retry(repo._head)
             except RepositoryNotFoundError:
                 repo.retry(
                     lambda: repo.api.create_repo(repo.name, repo_type="dataset", private=private, exist_ok=True)
                 )
+                repo.retry(repo._head)
         except Exception as error:  # of the Hub, the line, or no token at all
             raise CommitError(
                 f"--output {repo.name}: {diagnose(error).text}. `hf auth login` with a token that may write, "
                 "or give a folder: --output ./out"
             ) from error
         return repo
+
+    def _head(self) -> None:
+        """Ask for the repository. One that another machine creates at this moment is there before its branch is."""
+        try:
+            self.api.dataset_info(self.name, expand=["sha"])  # not all files
+        except RevisionNotFoundError:
+            raise ConnectionError(f"{self.name} has no branch main yet") from None  # what `retry` waits for
 
     def upload(self, entries: Mapping[Path, Entry]) -> None:
         """Send bytes. Safe to repeat: what the server has is not sent again."""

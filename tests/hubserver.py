@@ -543,13 +543,14 @@ class HubServer:
         token: str = "hf_test",
         commits_per_hour: int | None = None,
         commit_seconds: float = 0.0,
+        create_seconds: float = 0.0,  # between a new repository and its first commit
         upload_bytes_per_second: float | None = None,
         faults: Faults | None = None,
         hour_seconds: float = 3600.0,  # a test of the limit's end need not take an hour
         host: str = "127.0.0.1",
         port: int = 0,
     ):
-        self.store, self.token, self.faults = Store(Path(root)), token, faults or Faults()
+        self.store, self.token, self.faults = Store(Path(root), create_seconds), token, faults or Faults()
         self.commits_per_hour, self.hour_seconds = commits_per_hour, hour_seconds
         self.commit_seconds, self.upload_bytes_per_second = commit_seconds, upload_bytes_per_second
         self.requests: list[Request] = []

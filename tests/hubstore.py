@@ -199,7 +199,8 @@ def lfs_info(sha256: str, size: int) -> FileInfo:
 class Store:
     """All repositories, and the bytes of their files under `root`."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, create_seconds: float = 0.0):
+        self.create_seconds = create_seconds
         self.objects, self.incoming = root / "objects", root / "incoming"
         self.objects.mkdir(parents=True, exist_ok=True)
         self.incoming.mkdir(exist_ok=True)
@@ -212,6 +213,7 @@ class Store:
             if repo_id in self.repos:
                 raise HubError(409, "You already created this dataset repo")
             repo = self.repos[repo_id] = Repo(repo_id, private)
+        time.sleep(self.create_seconds)
         # As on the Hub, no repository is empty: a client that lists one finds this file.
         repo.record("main", {".gitattributes": self.keep(GITATTRIBUTES)}, "initial commit", (".gitattributes",))
         return repo

@@ -37,7 +37,7 @@ FAULTS = {
     "hang_seconds": 5.0,
     "reset_seconds": 1.0,
 }
-PLANNED = {"README.md", ".gitattributes", "_stillroom/job.json", "_stillroom/ledger.jsonl"}
+PLANNED = {"README.md", "assets/tokens.svg", ".gitattributes", "_stillroom/job.json", "_stillroom/ledger.jsonl"}
 
 logger = logging.getLogger(__name__)
 

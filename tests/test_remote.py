@@ -1,6 +1,8 @@
 """A Hub dataset as output, through the real client against the test Hub."""
 
 import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from huggingface_hub import constants
@@ -42,6 +44,18 @@ def test_open_creates_a_private_repository_once(hub):
     assert hub.count("create") == 1
     HubRepo.open("tester/open", private=False)
     assert not hub.store.repo("tester/open").private
+
+
+@pytest.mark.parametrize("later", [0.0, 0.1])  # the second comes before the first's repository, or before its branch
+def test_two_machines_open_a_new_repository(hub, later):
+    hub.store.create_seconds = 0.2
+
+    def open_and_list(seconds: float) -> set[str]:
+        time.sleep(seconds)
+        return set(HubRepo.open(REPO, private=True).list_files())
+
+    with ThreadPoolExecutor(2) as machines:
+        assert list(machines.map(open_and_list, [0.0, later])) == [{".gitattributes"}] * 2
 
 
 def test_a_name_alone_is_ones_own(hub):
