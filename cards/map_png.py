@@ -32,9 +32,22 @@ def map_png(points: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
     axes.set_title(_short(title, 90), fontsize=10, parse_math=False)
     axes.set_axis_off()
     axes.set_aspect("equal", adjustable="datalim")
+    _drop_covered(figure, axes)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=120)
     return out.getvalue()
+
+
+def _drop_covered(figure: Any, axes: Any) -> None:
+    """Take away names that would lie over that of a greater group; the page has all of them."""
+    figure.draw_without_rendering()
+    kept: list[Any] = []
+    for text in list(axes.texts):
+        area = text.get_window_extent()
+        if any(area.overlaps(other) for other in kept):
+            text.remove()
+        else:
+            kept.append(area)
 
 
 def _figure() -> tuple[Any, Any]:

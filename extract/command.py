@@ -133,6 +133,9 @@ def guarded(call: Callable[[], int]) -> int:
         return call()
     except ConfigError as error:
         return _report(error, 2)
+    except ModuleNotFoundError as error:  # of a bare checkout under another Python; extras have errors of their own
+        advice = "activate the environment that has stillroom, or `pip install -e .`"
+        return _report(ConfigError(f"{error}, under {sys.executable}: {advice}"), 2)
     except (RuntimeError, OSError) as error:  # SourceError, EngineError, CommitError, WorkerError and their causes
         return _report(error, 1)
     except KeyboardInterrupt:  # before a run takes signals itself, or in a command that is none

@@ -7,6 +7,7 @@ arguments, the words that are expected, the exit code. A full disk is in test_di
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from extract.command import guarded
 from extract.stop import KILLED, REPEAT_SECONDS
 from tests.commands import Commands
 from tests.embedserver import EmbedServer
@@ -299,6 +301,12 @@ def test_a_mistake_is_one_line(mistake: Mistake, commands: Commands, server: Emb
 def test_there_are_forty_and_no_two_alike() -> None:
     assert len({m.values[0].arguments for m in TABLE}) >= 40
     assert len({m.id for m in TABLE}) == len(TABLE)
+
+
+def test_a_python_that_lacks_a_package_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: importlib.import_module("no_such_package").main()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No module named 'no_such_package'" in line and sys.executable in line and "pip install -e ." in line
 
 
 def test_debug_has_the_traceback_too(commands: Commands) -> None:

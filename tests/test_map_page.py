@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cards.map_page import Coloring, MapPage, shorten
+from cards.map_png import map_png
 from tests.browser import CHROMIUM, browser
 
 DRAW = np.random.default_rng(5)
@@ -59,6 +60,13 @@ def test_the_rarest_of_many_categories_are_others():
     (coloring,) = data_of(made.render())["colorings"]
     assert coloring["names"][0] == "n0" and coloring["counts"][0] == 8
     assert len(coloring["names"]) == 61 and coloring["names"][-1] == "others" and sum(coloring["counts"]) == rows
+
+
+@pytest.mark.parametrize("apart", [0, 100])
+def test_a_name_that_a_greater_group_covers_is_left_out_of_the_picture(apart):
+    points, groups = np.array([[0, 0], [0, 0], [apart, 0], [0, 50.0]]), np.array([0, 0, 1, 2])
+    first, second = (map_png(points, groups, ["great", small, "top"], "Map") for small in ("small", "other"))
+    assert (first == second) == (apart == 0), "the picture differs by the name of the small group, where it is shown"
 
 
 def test_a_text_is_shortened_to_one_line():
