@@ -14,9 +14,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 if not __package__:  # started by path: Python put extract/ on sys.path, not the checkout
     sys.path[:] = [str(CHECKOUT)] + [p for p in sys.path if p != str(CHECKOUT / "extract")]
-if (
-    __name__ == "__main__"
-):  # here, as help and wrong options need none of the imports below; a job loads this file by name
+# Here, as help and wrong options need none of the imports below; a job loads this file by name.
+if __name__ == "__main__":
     from extract.cli import run_command
 
     run_command()
