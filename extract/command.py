@@ -14,16 +14,8 @@ from builders.options import ConfigError
 from extract.logs import JsonLines, is_json
 
 INTERRUPTED = 130  # exit code, as shells have it
-THEMES = (
-    "Source",
-    "Output",
-    "Text",
-    "Images",
-    "Model",
-    "Logits",
-    "Engine",
-    "Run",
-)  # groups of options, in their order
+# groups of options, in their order
+THEMES = ("Source", "Output", "Text", "Images", "Model", "Logits", "Engine", "Run")
 COMMANDS = {  # of `stillroom --help`; one that is not named here comes last
     "Make": ("run", "status", "verify", "card", "export"),
     "Look": ("explore", "mask", "map", "compare", "doctor"),
@@ -76,7 +68,7 @@ class RunCommand(click.Command):
 def with_default(option: click.Option) -> str:
     """The help text of an option, which ends in its default, in brackets: what the text itself says, else click's."""
     text = option.help or ""
-    if text.endswith("]") or option.name == "help":
+    if text.endswith("]") or "--help" in option.opts:
         return text
     if option.required:
         return f"{text} [required]"

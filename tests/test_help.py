@@ -36,7 +36,7 @@ def test_help_fits_80_columns(name):
 def test_every_option_has_its_help_and_its_default(name):
     entries = [re.sub(r"\s+", " ", part.split("\n\n")[0]) for part in re.split(r"\n  (?=--)", help_of(name))[1:]]
     shown = {entry.split()[0].rstrip(","): entry for entry in entries}
-    assert shown.pop("--help")
+    assert shown.pop("--help").endswith("exit.")
     assert set(shown) == {p.opts[0] for p in main.commands[name].params if isinstance(p, click.Option)}
     for flag, entry in shown.items():
         assert re.search(r" \w+ .*\w+.* \[[^\[\]]+\]$", entry), f"{flag}: {entry}"
