@@ -111,6 +111,18 @@ def test_points_tell_their_text_in_both_maps_without_error_or_request(tmp_path):
 
 @pytest.mark.slow
 @needs_browser
+def test_a_name_waits_where_that_of_a_greater_group_stands(tmp_path):
+    path = tmp_path / "map.html"
+    path.write_text(page(3000, labels=[("great", 7), ("small", 7), ("far", 8)]).render())
+    with browser() as tab:
+        tab.open(path)
+        tab.run("(() => { state.zoom = 40; ask(); })()")
+        tab.run(NEXT_FRAMES)
+        assert tab.run("[...names.children].map(n => n.style.visibility)") == ["", "hidden", ""]
+
+
+@pytest.mark.slow
+@needs_browser
 def test_200000_points_move_as_fluidly_as_3000_without_a_gpu(tmp_path):
     """33 ms a frame in the median, both, on 2 cores with WebGL in software; 100 ms if all points were drawn while moving."""
     pages = {}
