@@ -30,11 +30,8 @@ SEED = int(os.environ.get("STILLROOM_SOAK_SEED", "3"))
 ROWS, CHUNK_ROWS = 1200, 20
 WORLD_SIZES = (1, 2, 3, 4, 8)
 WIPES = 0.15  # of the kills, the disk is lost with the process
-START_SECONDS, WORKER_SECONDS, RUN_SECONDS = (
-    3.0,
-    2.0,
-    8.0,
-)  # until the first batch, with each worker more; then of work
+# until the first batch, with each worker more; then of work
+START_SECONDS, WORKER_SECONDS, RUN_SECONDS = 3.0, 2.0, 8.0
 FAULTS = {
     "rates": {
         "commit_409": 0.10,
