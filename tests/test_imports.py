@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "hub": {"hub"},
     "cards": {"builders", "cards", "hub"},
     "extract": {"builders", "extract"},
+    "extract/agree.py": {"builders", "extract", "hub"},
     "extract/prepare.py": {"builders", "extract", "hub"},
     "extract/output_job.py": {"builders", "extract", "hub"},
     "extract/mend.py": {"builders", "extract", "hub"},
