@@ -188,5 +188,5 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch):
     assert "neighbours need two" in run("density", folder, code=2)
     monkeypatch.setitem(sys.modules, "faiss", None)
     folder = write_embeddings(tmp_path / "two", np.eye(2, dtype=np.float32))
-    assert 'pip install "stillroom[curate]"' in run("density", folder, code=2)
+    assert "pip install 'stillroom[curate]'" in run("density", folder, code=2)
     assert "by sketch" in run("density", folder, "--method", "sketch")

@@ -21,7 +21,7 @@ def measure(
 
     Raises:
         ValueError: an unknown method, or fewer than two vectors.
-        ImportError: faiss is not there (a sketch does without).
+        MissingExtraError: faiss is not installed (a sketch does without).
     """
     about = {
         "n": len(matrix),

@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from builders.curate.extras import CURATE, needed
 from builders.curate.topk import TopK
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def nearest(vectors: np.ndarray, k: int = 10, *, method: str = "auto", seed: int
 
     Raises:
         ValueError: another method, or fewer than two vectors.
-        ImportError: faiss is not there.
+        MissingExtraError: faiss is not installed.
     """
     if method not in ("auto", "exact", "cells"):
         raise ValueError(f"the method is {method!r}: it is auto, exact or cells")
@@ -79,15 +79,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: np.ndarray = np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12))
     return scaled
-
-
-def import_faiss() -> Any:
-    """Return faiss. ImportError: it is not there, and how to get it."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(f'neighbours need faiss ({error}): pip install "stillroom[curate]"') from error
-    return faiss
 
 
 def search(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +124,7 @@ def _by_cells(vectors: np.ndarray, k: int, draw: np.random.Generator) -> Neighbo
 
 def _centres(vectors: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Centres of the cells, about twice the root of N of them, by spherical k-means on a sample."""
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     num = len(vectors)
     cells = int(np.clip(2 ** np.round(np.log2(2 * np.sqrt(num))), 4, 8192))
     rows = np.sort(draw.choice(num, min(num, TRAIN_ROWS * cells), replace=False))
@@ -165,7 +156,7 @@ def _probe(
     Cells go to threads, with one core each: a product of 5,000 x 500 is so short that faiss' own threads take 2 to 8 times the
     CPU, most of it waiting for each other.
     """
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     step = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
 
     def compare(members: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -204,7 +195,7 @@ def _recall(vectors: np.ndarray, top: TopK, rows: np.ndarray, truth: np.ndarray)
 
 def _compare(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(cosines [Q, k], positions in the block [Q, k]), best first; both sides have length 1."""
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     cosines, positions = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
     return cosines, positions
 
