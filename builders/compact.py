@@ -116,9 +116,8 @@ def unpack_compact(record: Mapping[str, Any], ranks: RankTable | None) -> Logits
         )
     counts, num_drawn = (join_counts(record, f"{name}_counts") for name in ("exact", "sampled"))
     num_exact, total_drawn = int(counts.sum()), int(num_drawn.sum())
-    logits = LOGPROBS.take(
-        join_planes(record, "exact_values", 2, num_exact), mode="clip"
-    )  # clip: unchecked, 2.5 times as fast
+    # clip: unchecked, 2.5 times as fast
+    logits = LOGPROBS.take(join_planes(record, "exact_values", 2, num_exact), mode="clip")
     mass = group_reduce(np.add, np.exp(logits), counts)
     steps = to_array(record["rest"], np.float64, len(counts))
     is_scaled = (mass > 0) & ((steps < SCALED) | (record.get("sample_weight") is None))

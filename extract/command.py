@@ -14,16 +14,8 @@ from builders.options import ConfigError
 from extract.logs import JsonLines, is_json
 
 INTERRUPTED = 130  # exit code, as shells have it
-THEMES = (
-    "Source",
-    "Output",
-    "Text",
-    "Images",
-    "Model",
-    "Logits",
-    "Engine",
-    "Run",
-)  # groups of options, in their order
+# groups of options, in their order
+THEMES = ("Source", "Output", "Text", "Images", "Model", "Logits", "Engine", "Run")
 COMMANDS = {  # of `stillroom --help`; one that is not named here comes last
     "Make": ("run", "status", "verify", "card", "export"),
     "Look": ("explore", "mask", "map", "compare", "doctor"),

@@ -17,9 +17,8 @@ MIN_ROWS = 16  # fewer have no 15 neighbours: their map is that of their princip
 NUM_NEIGHBORS = 15  # of UMAP, as is its min_dist: the defaults of umap-learn 0.5
 MIN_DIST = 0.1
 PLACED_BY = 3  # landmarks that place a row
-NEARNESS = (
-    8  # power of nearness: in many dimensions all are about as far, and a plain mean would draw all rows to one point
-)
+# power of nearness: in many dimensions all are about as far, and a plain mean would draw all rows to one point
+NEARNESS = 8
 PLACE_ROWS = 8192
 
 
@@ -67,9 +66,8 @@ def lay_out(dense: np.ndarray, dims: int, method: str, seed: int) -> np.ndarray:
         precomputed_knn=(near, distances, None),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # that neighbours found beforehand cannot place new rows: `place` does
+        # that neighbours found beforehand cannot place new rows: `place` does
+        warnings.simplefilter("ignore", UserWarning)
         points: np.ndarray = model.fit_transform(dense)
     return points.astype(np.float32)
 

@@ -13,9 +13,8 @@ import pyarrow as pa
 from builders.curate.extras import needed
 from builders.curate.matrix_files import Body, CorruptError
 
-FAISS_HEADER = struct.Struct(
-    "<4s i q q q ? i q"
-)  # of a flat index, by faiss 1.15 write_index_header and WRITEXBVECTOR
+# of a flat index, by faiss 1.15 write_index_header and WRITEXBVECTOR
+FAISS_HEADER = struct.Struct("<4s i q q q ? i q")
 FAISS_DUMMY = 1 << 20  # in two fields that faiss has no use for
 INNER_PRODUCT = 0
 TABLE = "embeddings"  # of both databases
