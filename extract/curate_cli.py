@@ -31,8 +31,8 @@ def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--method",
     default="auto",
-    type=click.Choice(["auto", "exact", "cells", "sketch"]),
-    help="all pairs, cells of k-means (recall is measured), a one-pass sketch; auto: all pairs while that is a minute [auto]",
+    type=click.Choice(["auto", "exact", "cells", "hnsw", "sketch"]),
+    help="all pairs; cells of k-means or a graph, which measure their recall; a sketch; auto: all pairs or cells [auto]",
 )
 @click.option("--seed", default=0, help="of cells and sketches [0]")
 @click.option("--save", type=click.Path(path_type=Path), help="also write density_weights.npy, ids and metadata there")
