@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +45,28 @@ def commit_derived(
     if replaces is not None:
         _refuse_other(repo, name, replaces)
     loaded = output if is_folder(output) else repo.name
-    work = cache_folder(cache) / "derived" / uuid.uuid4().hex
-    try:
-        entries = {work / path: _written(work, path, table, about) for path, table in parts}
-        repo.upload(entries)
-        mine = {entry.path for entry in entries.values()}
+    with _uploaded(repo, parts, about, cache_folder(cache) / "derived" / uuid.uuid4().hex) as entries:
 
         def change(parent: str | None) -> Change:
-            old = [path for path in repo.list_files() if path.startswith(f"{name}/") and path not in mine]
+            old = [path for path in repo.list_files() if path.startswith(f"{name}/") and path not in entries]
             readme = write_card((repo.read("README.md", parent) or b"").decode(), loaded)
-            return Change(
-                {**{e.path: e for e in entries.values()}, **(others or {}), "README.md": readme.encode()}, old, parent
-            )
+            return Change({**entries, **(others or {}), "README.md": readme.encode()}, old, parent)
 
         commit_change(repo, change, f"{name}: {about.get('n', 0):,} rows", lambda: None)
+    return loaded
+
+
+@contextmanager
+def _uploaded(
+    repo: Repo, parts: Iterable[tuple[str, pa.Table]], about: Mapping[str, Any], work: Path
+) -> Iterator[dict[str, Entry]]:
+    """Entries of the parts by path, ready to be committed; their local files, in `work`, go at the end."""
+    try:
+        entries = {path: _written(work, path, table, about) for path, table in parts}
+        repo.upload({work / path: entry for path, entry in entries.items()})
+        yield entries
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return loaded
 
 
 def _written(work: Path, path: str, table: pa.Table, about: Mapping[str, Any]) -> Entry:
