@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from builders.curate.chosen import open_unchanged
 from builders.curate.density_table import DensityTable, derived_name
 from builders.curate.measure import measure
 from builders.curate.sanity import equal_texts, sanity
@@ -66,6 +67,7 @@ def run_sample(
     yield f"{dataset.name}: {dataset.progress}"
     if out is not None and out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: a subset is written as {', '.join(SUFFIXES)}")
+    source = None if to is None else open_unchanged(dataset.stored.job, cache_folder(cache))
     matrix = dataset.matrix(cache_folder(cache))
     try:
         subset = choose(dataset, matrix, **options)
@@ -79,10 +81,10 @@ def run_sample(
     if out is not None:
         write_subset(dataset, matrix, subset.positions, out)
         yield f"{out}: {len(subset.positions):,} rows"
-    if to is not None:
+    if to is not None and source is not None:
         how = {name: value for name, value in options.items() if value is not None}
         indices = np.asarray(matrix.indices[subset.positions])
-        yield put_subset(dataset, indices, {**facts, **how}, to, private=private, cache=cache)
+        yield put_subset(dataset, source, indices, {**facts, **how}, to, private=private, cache=cache)
 
 
 def save_weights(table: DensityTable, folder: Path) -> None:

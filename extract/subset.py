@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from builders.curate.chosen import chosen_rows, open_unchanged
+from builders.curate.chosen import chosen_rows
 from builders.curate.vectors import VectorDataset, cache_folder
 from builders.layout import Layout
 from builders.source import Source
@@ -21,6 +21,7 @@ SECTION = "subset"
 
 def put_subset(
     dataset: VectorDataset,
+    source: Source,
     indices: np.ndarray,
     facts: Mapping[str, Any],
     target: str,
@@ -28,18 +29,17 @@ def put_subset(
     private: bool,
     cache: str | None,
 ) -> str:
-    """Write rows of the dataset's source (sorted `indices`) into `target`, and return the line that loads them.
+    """Write rows of the dataset's source, at sorted `indices`, into `target`, and return the line that loads them.
 
     `facts` are the card's table: how the rows were chosen, and what they cover.
 
     Raises:
-        ConfigError: the source is not what it was, or `target` holds something else.
+        ConfigError: `target` holds something else.
         SourceError: the source cannot be read.
         CommitError: `target` refuses.
     """
-    folder, job = cache_folder(cache), dataset.stored.job
-    source, layout = open_unchanged(job, folder), Layout("default", job.split)
-    config = {"config_name": "default", "data_files": [{"split": job.split, "path": layout.glob(layout.data)}]}
+    folder, layout = cache_folder(cache), Layout("default", dataset.stored.job.split)
+    config = {"config_name": "default", "data_files": [{"split": layout.split, "path": layout.glob(layout.data)}]}
 
     def write_card(readme: str, loaded: str) -> str:
         return put_section(readme, SECTION, _section(dataset, source, facts, loaded), [config])
@@ -47,7 +47,7 @@ def put_subset(
     about = {"n": len(indices), "source": source.name, "revision": source.revision, "embeddings": dataset.name}
     parts = _parts(source, indices, layout)
     loaded = commit_derived(target, layout.data, parts, about, write_card, folder, private=private, replaces=SECTION)
-    return f'load_dataset("{loaded}", split="{job.split}")'
+    return f'load_dataset("{loaded}", split="{layout.split}")'
 
 
 def _parts(source: Source, indices: np.ndarray, layout: Layout) -> Iterator[tuple[str, pa.Table]]:

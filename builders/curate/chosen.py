@@ -14,7 +14,7 @@ from builders.job import Job
 from builders.options import ConfigError
 from builders.source import Source, open_source
 
-BATCH_ROWS = 1000
+BATCH_ROWS = 100  # held as objects: a row with images reaches megabytes
 PART_BYTES = 100 << 20  # of a file, before compression
 
 
@@ -37,12 +37,13 @@ def chosen_rows(source: Source, indices: np.ndarray) -> Iterator[pa.Table]:
     Raises:
         SourceError: a file cannot be read.
     """
-    schema, held = _schema(source, indices), list[pa.Table]()
+    schema, held, size = _schema(source, indices), list[pa.Table](), 0
     for rows in _rows(source, indices):
         held.append(pa.Table.from_pylist(rows, schema))
-        if sum(table.nbytes for table in held) >= PART_BYTES:
+        size += held[-1].nbytes
+        if size >= PART_BYTES:
             yield pa.concat_tables(held)
-            held = []
+            held, size = [], 0
     if held:
         yield pa.concat_tables(held)
 
