@@ -78,16 +78,9 @@ def pack_compact(
     limits = {} if sampled_counts is None else {"least": 0, "most": (1 << 16) - 1}
     vocab_size = len(ranks.ids)
     check_block(nucleus_ids, nucleus_logits, counts, logsumexp, sampled_ids, sampled_logits, vocab_size, **limits)
-    tokens = np.repeat(np.arange(len(counts)), counts)
-    logprobs = nucleus_logits - logsumexp[tokens]
-    if sampled_counts is None:
-        sampled = sampled_logits - logsumexp[:, None]
-        certain, drawn = _sort_out(tokens, nucleus_ids, logprobs, counts, sampled_ids, sampled)
-        tokens = np.concatenate([tokens, np.nonzero(certain)[0]])
-        nucleus_ids = np.concatenate([nucleus_ids, sampled_ids[certain]])
-        logprobs = np.concatenate([logprobs, sampled[certain]])
-    else:
-        drawn = np.arange(sampled_ids.shape[1]) < np.asarray(sampled_counts)[:, None]
+    sampled = (sampled_ids, sampled_logits - logsumexp[:, None], sampled_counts)
+    logprobs = nucleus_logits - np.repeat(logsumexp, counts)
+    tokens, nucleus_ids, logprobs, drawn = _exact_and_drawn(nucleus_ids, logprobs, counts, *sampled)
     exact_ranks, exact_counts, order = _gaps(ranks.ranks[nucleus_ids], tokens, len(counts))
     drawn_ranks, drawn_counts, _ = _gaps(ranks.ranks[sampled_ids[drawn]], np.nonzero(drawn)[0], len(counts))
     mass = np.bincount(tokens, np.exp(logprobs), minlength=len(counts))
@@ -116,9 +109,8 @@ def unpack_compact(record: Mapping[str, Any], ranks: RankTable | None) -> Logits
         )
     counts, num_drawn = (join_counts(record, f"{name}_counts") for name in ("exact", "sampled"))
     num_exact, total_drawn = int(counts.sum()), int(num_drawn.sum())
-    logits = LOGPROBS.take(
-        join_planes(record, "exact_values", 2, num_exact), mode="clip"
-    )  # clip: unchecked, 2.5 times as fast
+    # clip: unchecked, 2.5 times as fast
+    logits = LOGPROBS.take(join_planes(record, "exact_values", 2, num_exact), mode="clip")
     mass = group_reduce(np.add, np.exp(logits), counts)
     steps = to_array(record["rest"], np.float64, len(counts))
     is_scaled = (mass > 0) & ((steps < SCALED) | (record.get("sample_weight") is None))
@@ -152,6 +144,18 @@ def encode_logprobs(logprobs: Array) -> Array:
     root = SCALE * np.exp(logprobs / 2)
     low = KNEE - np.rint((KNEE_LOGPROB - logprobs) * 4)
     return np.clip(np.where(root >= KNEE, np.rint(root), low) + ZERO, 0, SCALE + ZERO).astype(np.int64)
+
+
+def _exact_and_drawn(
+    ids: Array, logprobs: Array, counts: Array, sampled_ids: Array, sampled: Array, sampled_counts: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """Tokens, ids and log probabilities of exact entries, certain samples among them; and which slots [T, N] hold draws."""
+    tokens = np.repeat(np.arange(len(counts)), counts)
+    if sampled_counts is not None:
+        return tokens, ids, logprobs, np.arange(sampled_ids.shape[1]) < np.asarray(sampled_counts)[:, None]
+    certain, drawn = _sort_out(tokens, ids, logprobs, counts, sampled_ids, sampled)
+    tokens = np.concatenate([tokens, np.nonzero(certain)[0]])
+    return tokens, np.concatenate([ids, sampled_ids[certain]]), np.concatenate([logprobs, sampled[certain]]), drawn
 
 
 def _sort_out(

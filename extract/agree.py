@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,28 +23,17 @@ from extract.engines import Engine, EngineError
 from extract.model_files import ModelFiles
 from extract.stages import batches
 from extract.vectors import VectorWork
+from hub.opened import DamageError, Opened
+from hub.pending import Entry
+from hub.repo import Repo
 
 NUM_ROWS = 8
 NUM_CHUNKS = 4  # whose writers are asked for
-END_BYTES = 1 << 16  # a footer with its job is 5 to 20 kB
 MIN_COSINE = 0.99  # bfloat16 against float32 is above 0.999; another pooling or model is far below
 MIN_COSINE_BITS = 0.9  # of signs: one in twenty may differ, near 0; of another model every second does
 
 
-class Files(Protocol):
-    """What is read of an output."""
-
-    def list_files(self) -> dict[str, int]:
-        """Path and bytes of every file."""
-
-    def read(self, path: str) -> bytes | None:
-        """The content of one."""
-
-    def read_range(self, path: str, start: int, stop: int) -> bytes | None:
-        """Bytes of one."""
-
-
-def check_engines(plan: Plan, files: ModelFiles, engine: Engine, output: Files) -> None:
+def check_engines(plan: Plan, files: ModelFiles, engine: Engine, output: Repo) -> None:
     """Check agreement where a server makes the vectors, or made some that the output holds: the word of its URL is not enough.
 
     Raises:
@@ -55,19 +43,19 @@ def check_engines(plan: Plan, files: ModelFiles, engine: Engine, output: Files) 
         return
     chunks = _smallest(plan.job, output)
     if plan.job.engine not in SERVERS:
-        chunks = [(path, size) for path, size in chunks if _writer(output, path, size) in SERVERS]
+        chunks = [entry for entry in chunks if _writer(output, entry) in SERVERS]
     if chunks:
-        check_agreement(plan, files, engine, output, chunks[0][0])
+        check_agreement(plan, files, engine, output, chunks[0].path)
 
 
-def check_agreement(plan: Plan, files: ModelFiles, engine: Engine, output: Files, path: str | None = None) -> None:
+def check_agreement(plan: Plan, files: ModelFiles, engine: Engine, output: Repo, path: str | None = None) -> None:
     """Embed a few rows of one chunk again, of the smallest unless it is named, and compare; of no chunk, nothing.
 
     Raises:
         EngineError: the vectors differ.
     """
-    chunks = [(path, 0)] if path else _smallest(plan.job, output)
-    content = output.read(chunks[0][0]) if chunks else None
+    path = path or next((entry.path for entry in _smallest(plan.job, output)), None)
+    content = output.read(path) if path else None
     if content is None:
         return
     name = embedding_names(plan.job)[0]
@@ -83,21 +71,19 @@ def check_agreement(plan: Plan, files: ModelFiles, engine: Engine, output: Files
         )
 
 
-def _smallest(job: Job, output: Files) -> list[tuple[str, int]]:
-    """Path and bytes of a few chunks, the smallest first."""
+def _smallest(job: Job, output: Repo) -> list[Entry]:
+    """A few chunks, the smallest first."""
     layout = Layout.of(job)
     prefix = f"{layout.of_split(layout.data)}/"
-    chunks = [(path, size) for path, size in output.list_files().items() if path.startswith(prefix)]
-    return sorted(chunks, key=lambda chunk: chunk[1])[:NUM_CHUNKS]
+    chunks = [entry for path, entry in output.list_entries().items() if path.startswith(prefix)]
+    return sorted(chunks, key=lambda chunk: chunk.size)[:NUM_CHUNKS]
 
 
-def _writer(output: Files, path: str, size: int) -> str | None:
+def _writer(output: Repo, chunk: Entry) -> str | None:
     """The engine that made a chunk, from its footer; None where that cannot be read: `stillroom verify` has words for it."""
-    end = output.read_range(path, max(0, size - END_BYTES), size)
     try:
-        said = json.loads((pq.read_metadata(BytesIO(end or b"")).metadata or {})[b"stillroom"])
-        return str(said["job"]["engine"])
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return str(Opened.open(output, chunk, deep=False).said["job"]["engine"])
+    except (DamageError, KeyError, TypeError):
         return None
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from builders.row import Row, RowError
 from builders.template import TemplateError
 from extract.logits import LogitsWork
 from extract.sample import Sample
+from extract.work import Work
+
+T = TypeVar("T")
 
 PROBE = [{"role": "user", "content": "Which colour?"}, {"role": "assistant", "content": "Blue, I think."}]
 
@@ -66,21 +69,27 @@ def stop_tokens(tokenizer: Any) -> list[str]:
     return [token for token in known if token]
 
 
-def chats(rows: Iterable[Row], encoder: ChatEncoder, work: LogitsWork) -> Iterator[Sample]:
-    """Encode each row; one that cannot be, or whose mask would be a guess, is skipped and listed."""
-    job = work.job
+def conversations(
+    rows: Iterable[Row], work: Work, read: Callable[[int, list[dict[str, Any]], Any], T]
+) -> Iterator[tuple[int, Row, T]]:
+    """Yield (position, row, what `read` makes of its position, messages and tools); one that cannot be read is skipped."""
     for position, row in enumerate(rows):
         try:
             if row.error is not None:
                 raise row.error
-            messages = template_messages(row.data.get(job.messages_column))
-            chat = encoder.encode(messages, row.data.get(job.tools_column) or None)
+            messages = template_messages(row.data.get(work.job.messages_column))
+            found = read(position, messages, row.data.get(work.job.tools_column) or None)
         except TemplateError as error:
             work.skip(row.index, RowError(error.reason, error.detail))
-            continue
         except RowError as error:
             work.skip(row.index, error)
-            continue
+        else:
+            yield position, row, found
+
+
+def chats(rows: Iterable[Row], encoder: ChatEncoder, work: LogitsWork) -> Iterator[Sample]:
+    """Encode each row; one that cannot be, or whose mask would be a guess, is skipped and listed."""
+    for position, row, chat in conversations(rows, work, lambda _, messages, tools: encoder.encode(messages, tools)):
         # nothing predicts the first token
         targets = np.flatnonzero(np.array(chat.assistant_mask[1:], bool)).astype(np.int32) + 1
         work.unread.update(chat.unread)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from builders.curate.chosen import open_unchanged
 from builders.curate.density_table import DensityTable, derived_name
 from builders.curate.measure import measure
 from builders.curate.sanity import equal_texts, sanity
@@ -17,6 +18,7 @@ from builders.curate.vectors import VectorDataset, cache_folder, open_dataset
 from builders.options import ConfigError
 from cards.section import config_of, density_section, put_section
 from extract.derived import commit_derived
+from extract.subset import put_subset
 
 
 def open_vectors(output: str, column: str | None, config_name: str, revision: str | None = None) -> VectorDataset:
@@ -58,11 +60,14 @@ def run_density(
         yield f'load_dataset("{loaded}", "{name}", split="{split}")'
 
 
-def run_sample(dataset: VectorDataset, *, out: Path | None, cache: str | None, **options: Any) -> Iterator[str]:
+def run_sample(
+    dataset: VectorDataset, *, out: Path | None, to: str | None, private: bool, cache: str | None, **options: Any
+) -> Iterator[str]:
     """Choose rows, write them, and tell what they cover beside a random subset; options are those of `choose`."""
     yield f"{dataset.name}: {dataset.progress}"
     if out is not None and out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: a subset is written as {', '.join(SUFFIXES)}")
+    source = None if to is None else open_unchanged(dataset.stored.job, cache_folder(cache))
     matrix = dataset.matrix(cache_folder(cache))
     try:
         subset = choose(dataset, matrix, **options)
@@ -71,11 +76,15 @@ def run_sample(dataset: VectorDataset, *, out: Path | None, cache: str | None, *
     if options.get("threshold") is not None:
         gone = len(matrix) - subset.num_left
         yield f"{gone:,} of {len(matrix):,} rows are semantic duplicates, of a cosine of {options['threshold']} or more"
-    yield f"{len(subset.positions):,} of {len(matrix):,} rows: {subset.figures}"
-    yield f"as many at random: {subset.random}"
+    facts = {f"{len(subset.positions):,} of {len(matrix):,} rows": subset.figures, "as many at random": subset.random}
+    yield from (f"{name}: {figures}" for name, figures in facts.items())
     if out is not None:
         write_subset(dataset, matrix, subset.positions, out)
         yield f"{out}: {len(subset.positions):,} rows"
+    if to is not None and source is not None:
+        how = {name: value for name, value in options.items() if value is not None}
+        indices = np.asarray(matrix.indices[subset.positions])
+        yield put_subset(dataset, source, indices, {**facts, **how}, to, private=private, cache=cache)
 
 
 def save_weights(table: DensityTable, folder: Path) -> None:

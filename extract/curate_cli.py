@@ -31,8 +31,8 @@ def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--method",
     default="auto",
-    type=click.Choice(["auto", "exact", "cells", "sketch"]),
-    help="all pairs, cells of k-means (recall is measured), a one-pass sketch; auto: all pairs while that is a minute [auto]",
+    type=click.Choice(["auto", "exact", "cells", "hnsw", "sketch"]),
+    help="all pairs; cells of k-means or a graph, which measure their recall; a sketch; auto: all pairs or cells [auto]",
 )
 @click.option("--seed", default=0, help="of cells and sketches [0]")
 @click.option("--save", type=click.Path(path_type=Path), help="also write density_weights.npy, ids and metadata there")
@@ -74,10 +74,13 @@ def density_command(output: str, config_name: str, column: str | None, cache_dir
 @click.option(
     "--out", type=click.Path(path_type=Path), help="write ids.txt, indices.npy or records.parquet [only figures]"
 )
+@click.option("--to", help="write the chosen rows of the source as a dataset (user/name or ./folder) with a card")
+@click.option("--private/--public", default=True, help="keep a new Hub dataset (--to) private [--private]")
 def sample_command(output: str, config_name: str, column: str | None, cache_dir: str | None, **options: Any) -> None:
     """Take a subset of OUTPUT, and tell how well it covers the whole, beside a random subset of equal size.
 
-    The suffix of --out says what is written: .txt ids, .npy indices, .parquet the records with all columns.
+    The suffix of --out says what is written: .txt ids, .npy indices, .parquet the records with all columns. --to writes the
+    rows of the source, not their vectors.
     """
     set_up_logging(is_debug=False)
 

@@ -30,10 +30,8 @@ def check_device(name: str) -> None:
 
     try:
         torch.empty(0, device=name)
-    except (
-        RuntimeError,
-        AssertionError,
-    ):  # an unknown kind, a number too high; a kind that this torch was not built for
+    # an unknown kind, a number too high; a kind that this torch was not built for
+    except (RuntimeError, AssertionError):
         kind = torch.accelerator.current_accelerator(check_available=True)
         found = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
         raise ConfigError(f"--device {name}: there is no such device; here are {', '.join([*found, 'cpu'])}") from None

@@ -10,12 +10,12 @@ from builders.job import Job
 from builders.quantize import BYTES
 from builders.row import Row, RowError
 from builders.selection import select
-from builders.source import open_source
+from builders.source import Source, open_source
 from builders.text import PLAN_VIEWS, TextView
 from builders.units import Units
 from extract.builds import ROW_BYTES
 from extract.dry_count import dry_count
-from extract.model_files import read_model_files
+from extract.model_files import ModelFiles, read_model_files
 from extract.prepare import open_tokens
 from extract.processor import VisionProcessor, load_processor
 from extract.settings import Settings
@@ -49,18 +49,8 @@ def dry_run(asked: Job, settings: Settings) -> str:
     rows = list(source.read(sample_rows(selection, SAMPLE_ROWS), source.columns))
     if job.build != "embeddings":
         return dry_count(job, source, files, selection, rows, settings)
-    tokenizer = None
-    if job.image_column:
-        mine = image_cost("this job", rows, job, load_processor(job, files))
-    else:
-        tokenizer = load_text_tokenizer(job, files)
-        mine = cost("this job", rows, job.view, tokenizer)
-    views = [mine]
-    if tokenizer is not None and job.messages_column in source.columns:
-        views += [
-            cost(n, rows, replace(job.view, template=t, fields=(), system=False), tokenizer)
-            for n, t in PLAN_VIEWS.items()
-        ]
+    views = _views(job, source, files, rows)
+    mine = views[0]
     dimension = min(job.dimensions or 10**9, files.size(job.pooling))
     row_bytes = ROW_BYTES + dimension * BYTES[job.storage_dtype] * max(1, len(job.fields))
     scale = selection.num_rows / max(1, len(rows))
@@ -85,6 +75,17 @@ def dry_run(asked: Job, settings: Settings) -> str:
         f"{'text view':<12}{'tokens':>16}{'at most ' + str(job.max_length):>20}{'cut':>8}{'empty':>8}",
     ]
     return "\n".join(lines + [_line(view, scale) for view in views])
+
+
+def _views(job: Job, source: Source, files: ModelFiles, rows: Sequence[Row]) -> list[ViewCost]:
+    """What the job's own view of the rows costs, and what others of their texts would."""
+    if job.image_column:
+        return [image_cost("this job", rows, job, load_processor(job, files))]
+    views = {"this job": job.view}
+    if job.messages_column in source.columns:
+        views |= {n: replace(job.view, template=t, fields=(), system=False) for n, t in PLAN_VIEWS.items()}
+    tokenizer = load_text_tokenizer(job, files)
+    return [cost(name, rows, view, tokenizer) for name, view in views.items()]
 
 
 def _line(view: ViewCost, scale: float) -> str:

@@ -85,14 +85,9 @@ class Embedder:
             )
         files = read_model_files(made)
         if files.revision != job.model_revision:
-            raise ConfigError(
-                f"the model {made.model} is {files.revision} here, and {name} was made with {job.model_revision}"
-            )
-        if instruction is not None or prompt_name is not None:
-            asked = replace(made, instruction=instruction, prompt_name=prompt_name)  # refuses both
-            prompt = files.prompt_named(prompt_name) if instruction is None else instruction
-            made = replace(asked, instruction=prompt, prompt_name=None)
-        made = settle_images(made, files)
+            there = f"{name} was made with {job.model_revision}"
+            raise ConfigError(f"the model {made.model} is {files.revision} here, and {there}")
+        made = settle_images(_prompted(made, files, prompt_name, instruction), files)
         urls = (endpoint,) if isinstance(endpoint, str) else tuple(endpoint)
         settings = Settings(device=device, endpoint=urls, endpoint_model=endpoint_model)
         return cls(made, files, load_engine(made, files, device, settings))
@@ -184,6 +179,15 @@ class Embedder:
             i = is_empty.index(True)
             raise ValueError(f"text {i} has nothing to embed: {texts[i]!r}")
         return samples
+
+
+def _prompted(job: Job, files: ModelFiles, prompt_name: str | None, instruction: str | None) -> Job:
+    """The job with another prompt in front of its texts, where one is asked for."""
+    if instruction is None and prompt_name is None:
+        return job
+    asked = replace(job, instruction=instruction, prompt_name=prompt_name)  # refuses both
+    prompt = files.prompt_named(prompt_name) if instruction is None else instruction
+    return replace(asked, instruction=prompt, prompt_name=None)
 
 
 def _clean(text: str) -> str:

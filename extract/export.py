@@ -136,7 +136,7 @@ def _export(
 
 
 def _export_vectors(output: str, kind: str, dest: Path, config_name: str, column: str | None) -> int:
-    from builders.curate.projection import MissingExtraError
+    from builders.curate.extras import MissingExtraError
     from builders.curate.vectors import open_dataset
     from builders.curate.vectors_export import export_vectors
 

@@ -15,16 +15,8 @@ from builders.row import RowError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "PPM",
-    "AVIF",
-)  # others start programs (EPS) or are rarely fuzzed
+# others start programs (EPS) or are rarely fuzzed
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MAX_IMAGE_PIXELS = 89_000_000  # 267 MB as RGB; Pillow warns from here. A small file can claim any size
 ORIENTATION = 0x0112  # tag of EXIF; from 5 on, width and height change places
 
@@ -45,9 +37,8 @@ def image_size(content: bytes) -> tuple[int, int]:
     """
     with _foreign():
         image = _open(content)
-        orientation = (
-            image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else 1
-        )  # of a PNG it reads all pixels
+        # of a PNG it reads all pixels
+        orientation = image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else 1
         return (image.width, image.height) if orientation >= 5 else (image.height, image.width)
 
 

@@ -13,23 +13,21 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from builders.chat import template_messages
 from builders.encoded import ChatEncoder, RenderedChat
 from builders.lengths import ROLES, ChatLengths, count_chat
 from builders.lengths_schema import to_metadata
 from builders.row import Row, RowError
 from builders.schema import Column
-from builders.template import TemplateError
 from extract.batching import TokenBudget
+from extract.chats import conversations
 from extract.read_ahead import read_ahead
 from extract.sample import Batch, Sample
 from extract.stages import TOKENIZE_ROWS, Texts
 from extract.tokens import TextTokenizer
 from extract.work import Work
 
-LADDER = [
-    1 << power for power in range(10, 18)
-]  # the card tells how many rows are longer, and what a cut there leaves
+# the card tells how many rows are longer, and what a cut there leaves
+LADDER = [1 << power for power in range(10, 18)]
 Counts = ChatLengths | None  # None of a text: it has its number of tokens, and nothing else
 
 
@@ -136,19 +134,10 @@ def _unread(num_tokens: int) -> np.ndarray:
 def _rendered(
     rows: Iterable[Row], encoder: ChatEncoder, work: LengthsWork
 ) -> Iterator[tuple[int, list[dict[str, Any]], RenderedChat]]:
-    for position, row in enumerate(rows):
-        try:
-            if row.error is not None:
-                raise row.error
-            messages = template_messages(row.data.get(work.job.messages_column))
-            tools = row.data.get(work.job.tools_column) or None
-            chat = None if work.is_done[0, position] else encoder.render(messages, tools)
-        except TemplateError as error:
-            work.skip(row.index, RowError(error.reason, error.detail))
-            continue
-        except RowError as error:
-            work.skip(row.index, error)
-            continue
+    def read(position: int, messages: list[dict[str, Any]], tools: Any) -> tuple[Any, RenderedChat | None]:
+        return messages, None if work.is_done[0, position] else encoder.render(messages, tools)
+
+    for position, row, (messages, chat) in conversations(rows, work, read):
         work.add_row(position, row, "")
         if chat is not None:
             yield position, messages, chat

@@ -93,8 +93,9 @@ def _commit(
 
     cache, about = cache_folder(request.cache_dir), {"n": len(mapped.map.cluster)}
     target = commit_derived(
-        mapped.target, layout.data, parts, about, write_card, cache, others, private=request.private
-    )
+        mapped.target, layout.data, parts, about, write_card, cache, others, private=request.private,
+        replaces="map" if layout.is_default and request.to else None,
+    )  # fmt: skip
     return f'load_dataset("{target}", "{name}", split="{layout.split}")'
 
 

@@ -72,48 +72,15 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     """
     check_cache(settings.cache)
     repo = _open(asked) if world.is_main or world.is_leader else None
-    source_, files_, engine, tokens = None, None, None, None
-
-    def opened(job: Job) -> tuple[Build, Engine]:
-        nonlocal engine
-        assert source_ is not None and files_ is not None
-        engine = engine or load_engine(job, files_, settings.device, settings)
-        return open_build(job, source_, files_), engine
-
-    def settled() -> dict[str, object]:
-        nonlocal source_, files_, engine, tokens
-        assert repo is not None
-        job, source_, files_ = settle_in(repo, asked, settings)
-        if job.chunk_rows is None:
-            rows = choose_chunk_rows(job, source_, select(job, source_), *opened(job))
-            job = replace(job, chunk_rows=rows)
-        is_new = settings.restart or repo.read(Layout.of(job).job) is None
-        if is_new and not stop.now:  # what cannot be loaded leaves no job behind, which the mended one would not fit
-            opened(job)
-            tokens = open_tokens(job, files_, *units_of(job, source_), settings)
-        begin_in(repo, job, settings, stop)
-        ranks = rank_table(repo, job, source_, files_, stop)
-        ranges = vector_ranges(repo, job, source_, lambda: opened(job), stop)
-        tables = {"ranks": base64.b64encode(ranks).decode(), "ranges": base64.b64encode(ranges).decode()}
-        previous = read_previous(repo, job)
-        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name, **tables}
-
-    shared = world.share("job", settled)
+    main = _Main(asked, settings, repo, stop)
+    shared = world.share("job", main.settle)
     job, previous = stored_job(shared["job"]), stored_job(shared["previous"]) if shared["previous"] else None
-    source = source_ or _same(open_source(job, settings.cache), job.revision)
-    files = files_ or read_model_files(job)
+    source = main.source or _same(open_source(job, settings.cache), job.revision)
+    files = main.files or read_model_files(job)
     cache = job_cache(job, settings)
-    lock = CacheLock(cache / "lock")
-    if world.is_leader:
-        lock.take_alone()
-    pending, partial = Pending(cache / "pending", _pending_bytes(settings)), Partial(cache / "partial")
-    if world.is_leader:
-        pending.sweep()
-        lock.share()
-    world.barrier("locked")
-    if not world.is_leader:
-        lock.share()
+    lock, pending, partial = _take_cache(cache, settings, world)
     selection, units = units_of(job, source)
+    tokens = main.tokens
     if world.is_main and tokens is None:
         tokens = open_tokens(job, files, selection, units, settings)
     todo, is_complete = plan_units(job, units, repo, pending, partial, settings, world, tokens)
@@ -124,7 +91,63 @@ def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session
     tables = [base64.b64decode(shared[name]) for name in ("ranks", "ranges")]
     ranks = RankTable.from_bytes(tables[0]) if tables[0] else None
     ranges = ranges_from_bytes(tables[1]) if tables[1] else None
-    return Session(plan, files, repo, pending, partial, lock, cache, is_complete, engine, previous, old, ranks, ranges)
+    return Session(
+        plan, files, repo, pending, partial, lock, cache, is_complete, main.engine, previous, old, ranks, ranges
+    )
+
+
+@dataclass
+class _Main:
+    """What the main worker opens to settle the job; the others open the same by what it shares."""
+
+    asked: Job
+    settings: Settings
+    repo: Repo | None
+    stop: Stop
+    source: Source | None = None
+    files: ModelFiles | None = None
+    engine: Engine | None = None
+    tokens: TokenPlan | None = None
+
+    def open(self, job: Job) -> tuple[Build, Engine]:
+        """Load the model, once."""
+        assert self.source is not None and self.files is not None
+        self.engine = self.engine or load_engine(job, self.files, self.settings.device, self.settings)
+        return open_build(job, self.source, self.files), self.engine
+
+    def settle(self) -> dict[str, object]:
+        """Return what the others need: the settled job, the one before it, and the tables of its records."""
+        repo, settings, stop = self.repo, self.settings, self.stop
+        assert repo is not None
+        job, self.source, self.files = settle_in(repo, self.asked, settings)
+        if job.chunk_rows is None:
+            rows = choose_chunk_rows(job, self.source, select(job, self.source), *self.open(job))
+            job = replace(job, chunk_rows=rows)
+        is_new = settings.restart or repo.read(Layout.of(job).job) is None
+        if is_new and not stop.now:  # what cannot be loaded leaves no job behind, which the mended one would not fit
+            self.open(job)
+            self.tokens = open_tokens(job, self.files, *units_of(job, self.source), settings)
+        begin_in(repo, job, settings, stop)
+        ranks = rank_table(repo, job, self.source, self.files, stop)
+        ranges = vector_ranges(repo, job, self.source, lambda: self.open(job), stop)
+        tables = {"ranks": base64.b64encode(ranks).decode(), "ranges": base64.b64encode(ranges).decode()}
+        previous = read_previous(repo, job)
+        return {"job": job.to_dict(), "previous": previous and previous.to_dict(), "output": repo.name, **tables}
+
+
+def _take_cache(cache: Path, settings: Settings, world: World) -> tuple[CacheLock, Pending, Partial]:
+    """Lock the job's cache for the workers of this machine; its leader first clears what a kill left half written."""
+    lock = CacheLock(cache / "lock")
+    if world.is_leader:
+        lock.take_alone()
+    pending, partial = Pending(cache / "pending", _pending_bytes(settings)), Partial(cache / "partial")
+    if world.is_leader:
+        pending.sweep()
+        lock.share()
+    world.barrier("locked")
+    if not world.is_leader:
+        lock.share()
+    return lock, pending, partial
 
 
 def settle_in(repo: Repo, asked: Job, settings: Settings) -> tuple[Job, Source, ModelFiles]:

@@ -32,14 +32,12 @@ class TokenLogits:
     nucleus_logits: np.ndarray  # float32 [sum of counts]
     counts: np.ndarray  # uint8 [T]; uint16 with a global threshold under 1/255
     logsumexp: np.ndarray  # float64 [T]
-    sampled_ids: (
-        np.ndarray
-    )  # int32 [T, N], rising; with a global threshold N is what the token with most of them needs
+    # int32 [T, N], rising; with a global threshold N is what the token with most of them needs
+    sampled_ids: np.ndarray
     sampled_logits: np.ndarray  # float32 [T, N]
     sampled_counts: np.ndarray  # uint16 [T]; from there on padding: the id before it, or the first of the nucleus
-    logsumexp_at: (
-        np.ndarray
-    )  # float64 [T, temperatures but 1], logsumexp(logits / temperature); [T, 0] where all is for 1
+    # float64 [T, temperatures but 1], logsumexp(logits / temperature); [T, 0] where all is for 1
+    logsumexp_at: np.ndarray
     tail_mass_at: np.ndarray  # float32 [T, temperatures], mass outside the nucleus at each; [T, 0] where all is for 1
 
 

@@ -30,9 +30,8 @@ def load_tokenizer(job: Job, files: ModelFiles) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=job.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:  # no tokenizer files, or a package that they need
         raise ConfigError(f"--model {job.model}: no tokenizer: {load_problem(error)}") from error
-    if len(tokenizer) <= len(
-        set(tokenizer.all_special_ids)
-    ):  # what transformers makes of a folder that has no files of one
+    # what transformers makes of a folder that has no files of one
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ConfigError(f"--model {job.model}: no tokenizer: its files are not there, so that every word is unknown")
     return tokenizer
 

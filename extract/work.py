@@ -34,9 +34,8 @@ class Work(ABC):
     job: Job
     rows: dict[int, tuple[int, str | None, str | None]] = field(default_factory=dict)  # position: index, id, source
     hashes: dict[int, str] = field(default_factory=dict)  # position: content hash
-    failed: dict[int, RowError] = field(
-        default_factory=dict
-    )  # position: why it has no result, where that came up late
+    # position: why it has no result, where that came up late
+    failed: dict[int, RowError] = field(default_factory=dict)
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # index, reason, detail
     num_padded_tokens: int = 0
     num_carried: int = 0
@@ -44,9 +43,8 @@ class Work(ABC):
     seconds: float = 0.0  # from claim to the last result
     started: float = field(default_factory=time.monotonic)
 
-    nothing: ClassVar[RowError] = RowError(
-        "empty_text", "the tokenizer finds no token in the text"
-    )  # of a row that has no sample
+    # of a row that has no sample
+    nothing: ClassVar[RowError] = RowError("empty_text", "the tokenizer finds no token in the text")
 
     def __post_init__(self) -> None:
         num_fields, num_rows = max(1, len(self.job.fields)), self.unit.num_rows

@@ -59,9 +59,12 @@ def write_chunk(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> str
 
 
 def _leaves(field: pa.Field) -> list[str]:
-    """Parquet leaf names of a column of numbers, strings or bytes, or of lists of them."""
-    nested = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
-    return [f"{field.name}.list.element" if nested else field.name]
+    """Parquet leaf names of a column: itself, or what its lists and structs hold."""
+    if pa.types.is_struct(field.type):
+        return [f"{field.name}.{leaf}" for inner in field.type for leaf in _leaves(inner)]
+    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_fixed_size_list(field.type):
+        return [f"{field.name}.list.{leaf}" for leaf in _leaves(field.type.value_field.with_name("element"))]
+    return [field.name]
 
 
 def _vector_leaves(schema: pa.Schema, value_type: pa.DataType) -> list[str]:

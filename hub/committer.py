@@ -18,9 +18,8 @@ from hub.repo import Change, Repo
 MAX_UNITS_PER_COMMIT = 500  # at most 1,000 files, which the Hub commits in about 10 s; its own limit is 60 s
 CARD_PAUSE = 60.0  # seconds without a card after somebody else's commit came between: data does not wait for it
 
-Notes = Callable[
-    [Sequence[Receipt]], Mapping[str, bytes]
-]  # small files that belong into the same commit as some units
+# small files that belong into the same commit as some units
+Notes = Callable[[Sequence[Receipt]], Mapping[str, bytes]]
 Cards = Callable[[Sequence[Receipt]], Change | None]  # the card to go with some units, where one is due
 
 

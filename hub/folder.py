@@ -107,9 +107,8 @@ class FolderRepo:
             CommitError: the disk is full or read-only.
         """
         target = self.folder / path
-        partial = target.with_name(
-            f".{target.name}.{uuid.uuid4().hex}"
-        )  # machines that share a disk share process ids
+        # machines that share a disk share process ids
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
             if not target.exists():
                 write_whole(partial, content)

@@ -29,10 +29,13 @@ def write_embeddings(
     chunk_rows: int = 2000,
     units: int | None = None,
     form: VectorFormat | None = None,
+    source: str = "./rows.parquet",
+    revision: str | None = None,
 ) -> Path:
     """Write vectors [N, D] with ids `row-0`, … ; the first `units` units alone make a dataset that still grows."""
     columns_there = ["id", *["dataset_source"] * (sources is not None)]
-    job = Job(source="./rows.parquet", output=str(folder), chunk_rows=chunk_rows, keep_text=texts is not None)
+    made = {"source": source, "revision": revision, "output": str(folder), "chunk_rows": chunk_rows}
+    job = Job(**made, keep_text=texts is not None)
     columns = embeddings_columns(job, columns_there, vectors.shape[1])
     schema = arrow_schema(columns)
     if form is not None:

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from huggingface_hub import HfApi
 
 from builders.curate.agreement import agree, linear_cka
 from extract.cli import main
 from tests.embeddings_folder import write_embeddings
+from tests.hubserver import HubServer
+from tests.runs import use_hub
 
 DRAW = np.random.default_rng(11)
 ROWS, DIMS = 400, 20
@@ -97,6 +100,19 @@ def test_the_command_compares_common_rows_and_each_source(folders):
     table = run(a, b)
     assert f"{b} is still being built: 300 of 400 rows (75.0%)" in table
     assert [line.split()[0] for line in table.splitlines()[3:]] == ["all", "one", "two"]
+
+
+def test_hub_datasets_compare_as_their_folders_do(folders, tmp_path, monkeypatch):
+    with HubServer(tmp_path / "hub") as hub:
+        use_hub(monkeypatch, hub)
+        for folder in folders:
+            HfApi().create_repo(f"tester/{folder.name}", repo_type="dataset")
+            HfApi().upload_folder(repo_id=f"tester/{folder.name}", folder_path=folder, repo_type="dataset")
+        found = json.loads(run("tester/a", "tester/b", "--json"))
+        assert found["groups"] == json.loads(run(*folders, "--json"))["groups"]
+        assert found["state"]["tester/b"] == "still being built: 300 of 400 rows (75.0%)"
+        assert json.loads(run("tester/a", folders[1], "--json"))["groups"] == found["groups"]
+        assert "tester/none" in run("tester/a", "tester/none", code=2)
 
 
 def test_what_cannot_be_compared_is_told_in_one_line(folders, tmp_path):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
 
+from builders.job import Job
+from builders.source import open_source
 from tests.embeddings_folder import write_embeddings
 from tests.logits_folder import tiny_model, tiny_tokenizer
 from tests.runs import CHECKOUT
@@ -19,11 +21,12 @@ GUIDE = (CHECKOUT / "docs" / "curation.md").read_text()
 def home(tmp_path, monkeypatch):
     """A folder with 400 prompts and their embeddings, which is the current one."""
     vectors, which = clustered(400, 16)
-    write_embeddings(tmp_path / "embeddings", vectors, sources=[f"s{w % 3}" for w in which])
     rows = {"id": [f"row-{i}" for i in range(400)], "prompt": [f"w{i % 7} w{i % 11}" for i in range(400)]}
     (tmp_path / "prompts").mkdir()
     Dataset.from_dict(rows).to_parquet(tmp_path / "prompts" / "train.parquet")
     monkeypatch.chdir(tmp_path)
+    source = {"source": "./prompts", "revision": open_source(Job(source="./prompts"), tmp_path).revision}
+    write_embeddings(tmp_path / "embeddings", vectors, sources=[f"s{w % 3}" for w in which], **source)
     return tmp_path
 
 
@@ -35,8 +38,9 @@ def test_the_commands_of_the_guide_run(home):
     commands = [line for block in re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
     for command in commands:
         assert run(*shlex.split(here(command))[1:]).startswith("./embeddings: complete: 400 rows")
-    assert len(commands) == 5
+    assert len(commands) == 6
     assert len((home / "ids.txt").read_text().split()) == len(np.load(home / "indices.npy")) == 200
+    assert load_dataset("./prompts-subset")["train"].column_names == ["index", "id", "prompt"]
     assert 0 < len(load_dataset("parquet", data_files="records.parquet")["train"]) < 400
 
 

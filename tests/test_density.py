@@ -66,11 +66,12 @@ def test_lengths_do_not_matter_and_blocks_do_not_show(vectors, monkeypatch):
     assert np.abs(found.distances - brute_force(vectors[:2000], 10)[0]).max() < 1e-6
 
 
-def test_cells_measure_their_own_recall(vectors):
-    found = nearest(vectors, 10, method="cells", seed=3)
+@pytest.mark.parametrize(("method", "most"), [("cells", "x256"), ("hnsw", "x512")])
+def test_what_is_approximate_measures_its_own_recall(vectors, method, most):
+    found = nearest(vectors, 10, method=method, seed=3)
     true = brute_force(vectors, 10)[1]
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.positions, true, strict=True)])
-    assert found.method.startswith("cells:") and not found.method.endswith("x256")
+    assert found.method.startswith(f"{method}:") and not found.method.endswith(most)
     assert found.recall >= 0.95
     assert abs(found.recall - recall) < 0.02  # 4 standard errors of 400 rows
     assert (found.positions != np.arange(5000)[:, None]).all()
@@ -79,7 +80,7 @@ def test_cells_measure_their_own_recall(vectors):
 def test_duplicates_do_not_blow_weights_up():
     vectors, _ = clustered(3000)
     vectors[:600] = vectors[0]  # a fifth is one text
-    for method in ("exact", "cells"):
+    for method in ("exact", "cells", "hnsw"):
         result = density(nearest(vectors, 10, method=method))
         scaled = result.weights * 3000
         assert np.isfinite(scaled).all() and scaled.min() > 0
@@ -188,5 +189,5 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch):
     assert "neighbours need two" in run("density", folder, code=2)
     monkeypatch.setitem(sys.modules, "faiss", None)
     folder = write_embeddings(tmp_path / "two", np.eye(2, dtype=np.float32))
-    assert 'pip install "stillroom[curate]"' in run("density", folder, code=2)
+    assert "pip install 'stillroom[curate]'" in run("density", folder, code=2)
     assert "by sketch" in run("density", folder, "--method", "sketch")

@@ -28,7 +28,7 @@ def four_gpus(monkeypatch):
 
 def test_limits_are_read():
     assert parse_memory(["0=60GiB", "cpu=200GB", "1=512mib"]) == {0: 60 << 30, "cpu": 200 * 10**9, 1: 512 << 20}
-    for wrong in ("60GiB", "0=60", "gpu=1GiB", "0=-1GiB"):
+    for wrong in ("60GiB", "0=60", "gpu=1GiB", "0=-1GiB", "0=infGiB"):
         with pytest.raises(ConfigError, match="--max-memory is"):
             parse_memory([wrong])
 

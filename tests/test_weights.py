@@ -10,12 +10,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from huggingface_hub import HfApi, constants
 from torch.utils.data import DataLoader
 
 from builders.curate.weights import Weights, load_weights, weighted_sampler
 from tests.embeddings_folder import write_embeddings
 from tests.hubserver import HubServer
+from tests.logits_folder import tiny_model, tiny_tokenizer
 from tests.runs import CHECKOUT, use_hub
 from tests.test_density import clustered, run
 
@@ -42,30 +44,69 @@ def made(weights):
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory):
-    """28,000 prompts with their density, from a sketch: loading does not depend on the method."""
+    """28,000 prompts with their density, in a folder."""
     vectors, _ = clustered(28_000, 16)
     folder = write_embeddings(tmp_path_factory.mktemp("prompts") / "out", vectors, chunk_rows=28_000)
     run("density", folder, "--method", "cells")
     return folder
 
 
-def test_three_starts_load_28k_weights_in_less_than_a_second_each(prompts, tmp_path, monkeypatch):
+@pytest.fixture
+def hub_prompts(prompts, tmp_path, monkeypatch):
+    """The same prompts on a test Hub, whose density is measured there."""
     with HubServer(tmp_path / "hub") as hub:
         use_hub(monkeypatch, hub)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         HfApi().create_repo("tester/prompts", repo_type="dataset")
-        HfApi().upload_folder(repo_id="tester/prompts", folder_path=prompts, repo_type="dataset")
-        seconds = []
-        for _ in range(3):
-            started = time.perf_counter()
-            weights = load_weights("tester/prompts")
-            seconds.append(time.perf_counter() - started)
-        assert max(seconds) < 1, seconds
-    assert weights.origin == "stored" and len(weights.weights) == 28_000
+        HfApi().upload_folder(
+            repo_id="tester/prompts", folder_path=prompts, repo_type="dataset", ignore_patterns="density/**"
+        )
+        run("density", "tester/prompts", "--method", "cells", "--cache-dir", tmp_path / "stillroom")
+        yield "tester/prompts"
+        assert not list((tmp_path / "cache").rglob("data/train/**/*.parquet"))  # the vectors stay where they are
+
+
+@pytest.fixture(params=["a folder", "the Hub"])
+def measured(request):
+    """Name of a dataset of 28,000 prompts whose density was measured once."""
+    return (
+        request.getfixturevalue("hub_prompts")
+        if request.param == "the Hub"
+        else str(request.getfixturevalue("prompts"))
+    )
+
+
+def train(rows, folder):
+    """Two steps of GRPO on the rows, in groups of two: ids of the prompts that the student answered."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    seen = []
+
+    def reward(completions, id, **columns):
+        seen.extend(id)
+        return [float(len(set(text))) for text in completions]
+
+    sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 2, "max_steps": 2}
+    args = GRPOConfig(str(folder / "out"), **sizes, report_to=[], use_cpu=True, bf16=False, save_strategy="no")
+    GRPOTrainer(str(folder / "student"), reward_funcs=reward, args=args, train_dataset=rows).train()
+    return seen
+
+
+def test_density_once_then_three_starts_of_grpo_on_28k_prompts(measured, tmp_path):
+    """Each start loads the weights in less than a second, and the student answers what they drew."""
+    pytest.importorskip("trl")
+    tiny_model(2).save_pretrained(tmp_path / "student")
+    tiny_tokenizer().save_pretrained(tmp_path / "student")
+    rows = Dataset.from_dict({"id": [f"row-{i}" for i in range(28_000)], "prompt": ["w1 w2", "w3"] * 14_000})
+    for seed in range(3):
+        started = time.perf_counter()
+        weights = load_weights(measured, fallbacks=())
+        assert time.perf_counter() - started < 1
+        drawn = list(weighted_sampler(weights, rows["id"], num_samples=40, seed=seed))
+        seen = train(rows.select(drawn), tmp_path)
+        assert len(seen) == 4 and seen[::2] == seen[1::2] and set(seen) <= {f"row-{i}" for i in drawn}
+    assert weights.origin == "stored" and weights.weights.sum() == pytest.approx(1)
     assert weights.about["n"] == 28_000 and weights.about["recall"] >= 0.95
-    assert weights.weights.sum() == pytest.approx(1)
-    assert not list((tmp_path / "cache").rglob("data/train/**/*.parquet"))  # the vectors stay where they are
-    assert (load_weights(str(prompts)).weights == weights.weights).all()
 
 
 def test_rows_are_matched_by_id_in_any_order(prompts):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from builders.curate.neighbors import import_faiss
-from builders.curate.projection import MissingExtraError
+from builders.curate.extras import CURATE, needed
 
 METHODS = ("kmeans", "hdbscan")
 MAX_CLUSTERS = 64
@@ -45,7 +43,7 @@ def find_clusters(dense: np.ndarray, method: str, number: int, seed: int) -> Clu
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    cluster = _import_cluster()
+    cluster = needed("sklearn.cluster", CURATE)
     if method == "kmeans":
         number = min(number, len(dense))
         model = cluster.KMeans(number, n_init=4, random_state=seed).fit(dense)
@@ -64,7 +62,7 @@ def find_clusters(dense: np.ndarray, method: str, number: int, seed: int) -> Clu
 
 def assign(blocks: Iterable[np.ndarray], clusters: Clusters) -> Iterator[np.ndarray]:
     """Clusters of all rows, int32 blocks: of the nearest centre, or with HDBSCAN of the nearest row that was clustered."""
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     known = clusters.dense if clusters.centres is None else clusters.centres
     for block in blocks:
         _, near = faiss.knn(np.ascontiguousarray(block, np.float32), known, 1, metric=faiss.METRIC_L2)
@@ -108,7 +106,7 @@ def name_clusters(texts: Mapping[int, Sequence[str]], number: int) -> list[str]:
 
 
 def _words(documents: Sequence[str]) -> list[list[str]]:
-    text = _import_text()
+    text = needed("sklearn.feature_extraction.text", CURATE)
     model = text.TfidfVectorizer(
         stop_words="english", ngram_range=(1, 2), sublinear_tf=True, max_features=50_000, token_pattern=r"(?u)\b[^\W\d_]\w+\b"
     )  # fmt: skip
@@ -132,19 +130,3 @@ def _distinct(terms: Iterable[str]) -> list[str]:
         if len(chosen) == LABEL_WORDS:
             break
     return chosen
-
-
-def _import_cluster() -> Any:
-    try:
-        from sklearn import cluster
-    except ImportError as error:
-        raise MissingExtraError(f"{error}: pip install 'stillroom[curate]'") from None
-    return cluster
-
-
-def _import_text() -> Any:
-    try:
-        from sklearn.feature_extraction import text
-    except ImportError as error:
-        raise MissingExtraError(f"{error}: pip install 'stillroom[curate]'") from None
-    return text

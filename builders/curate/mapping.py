@@ -95,9 +95,8 @@ def kth_distance(near: Neighbors) -> np.ndarray:
     last = np.maximum((near.positions >= 0).sum(1) - 1, 0)
     cosines = np.take_along_axis(near.similarities, last[:, None], 1)[:, 0]
     distance: np.ndarray = np.clip(1 - np.where(np.isfinite(cosines), cosines, -1), 0, 2).astype(np.float32)
-    return np.where(
-        distance < 1e-6, np.float32(0), distance
-    )  # equal vectors differ in the last bits of their products
+    # equal vectors differ in the last bits of their products
+    return np.where(distance < 1e-6, np.float32(0), distance)
 
 
 def by_size(cluster: np.ndarray, number: int) -> np.ndarray:

@@ -11,8 +11,6 @@ from builders.curate.neighbors import nearest
 from builders.curate.sketch import Sketch
 from builders.curate.vectors import VectorDataset
 
-METHODS = ("auto", "exact", "cells", "sketch")
-
 
 def measure(
     dataset: VectorDataset, matrix: Matrix, *, k: int = 10, method: str = "auto", seed: int = 0
@@ -21,7 +19,7 @@ def measure(
 
     Raises:
         ValueError: an unknown method, or fewer than two vectors.
-        ImportError: faiss is not there (a sketch does without).
+        MissingExtraError: faiss is not installed (a sketch does without).
     """
     about = {
         "n": len(matrix),

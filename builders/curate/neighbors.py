@@ -1,4 +1,4 @@
-"""The k nearest neighbours of every vector by cosine: exact while that pays, by cells beyond.
+"""The k nearest neighbours of every vector by cosine: exact while that pays, by cells beyond, or by a graph.
 
     found = nearest(vectors, 10)
     found.positions, found.similarities, found.method, found.recall
@@ -8,6 +8,9 @@ cells whose centres are nearest to it. This is an inverted file (Jégou et al., 
 cells are taken one after the other, and matrix products compare all who ask with all who are there. What it misses lies in
 other cells, so that the number of probes is found beforehand from a few hundred exact answers, and its recall is measured on
 others. Memory: 8 k + 16 probes bytes a vector, and blocks; vectors may be mapped.
+
+By a graph: faiss' HNSW (Malkov & Yashunin, 2018, arXiv:1603.09320), whose search is widened until its recall is reached. It
+holds all vectors in memory, and takes more time than cells where every vector asks, as here.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from builders.curate.extras import CURATE, needed
 from builders.curate.topk import TopK
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,8 @@ RECALL = 0.965  # aimed at on one sample, so that 0.95 holds on another
 PILOT_ROWS, CHECK_ROWS = 400, 400  # asked exactly: the recall of 4,000 neighbours is known to about 0.005
 MAX_PROBES = 256
 TRAIN_ROWS = 40  # per cell, of k-means
+LINKS, BUILD_WIDTH = 32, 64  # of HNSW: links of a vector, and candidates kept while it is put in
+WIDTHS = (32, 64, 128, 256, 512)  # candidates kept in a search
 
 
 @dataclass(frozen=True)
@@ -52,20 +57,22 @@ class Neighbors:
 def nearest(vectors: np.ndarray, k: int = 10, *, method: str = "auto", seed: int = 0) -> Neighbors:
     """Find the k nearest neighbours of each of the vectors [N, D] among the others.
 
-    `method`: exact, cells, or auto, which compares all pairs where that is expected to take up to a minute.
+    `method`: exact, cells, hnsw, or auto: all pairs where that is expected to take up to a minute, else cells.
 
     Raises:
         ValueError: another method, or fewer than two vectors.
-        ImportError: faiss is not there.
+        MissingExtraError: faiss is not installed.
     """
-    if method not in ("auto", "exact", "cells"):
-        raise ValueError(f"the method is {method!r}: it is auto, exact or cells")
+    if method not in ("auto", "exact", "cells", "hnsw"):
+        raise ValueError(f"the method is {method!r}: it is auto, exact, cells or hnsw")
     if len(vectors) < 2:
         raise ValueError(f"{len(vectors)} vectors: neighbours need two")
     k = min(k, len(vectors) - 1)
     if method == "exact" or (method == "auto" and exact_seconds(*vectors.shape) <= EXACT_SECONDS):
         return _exact(vectors, k)
-    return _by_cells(vectors, k, np.random.default_rng(seed))
+    draw = np.random.default_rng(seed)
+    pilot, check = _ask_some(vectors, k, draw)
+    return _by_graph(vectors, k, pilot, check) if method == "hnsw" else _by_cells(vectors, k, draw, pilot, check)
 
 
 def exact_seconds(num_rows: int, dimension: int) -> float:
@@ -79,15 +86,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: np.ndarray = np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12))
     return scaled
-
-
-def import_faiss() -> Any:
-    """Return faiss. ImportError: it is not there, and how to get it."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(f'neighbours need faiss ({error}): pip install "stillroom[curate]"') from error
-    return faiss
 
 
 def search(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,31 +107,45 @@ def _exact(vectors: np.ndarray, k: int) -> Neighbors:
     return Neighbors(top.positions, top.similarities, "exact", 1.0)
 
 
-def _by_cells(vectors: np.ndarray, k: int, draw: np.random.Generator) -> Neighbors:
+def _by_cells(vectors: np.ndarray, k: int, draw: np.random.Generator, pilot: Truth, check: Truth) -> Neighbors:
     num = len(vectors)
     centres = _centres(vectors, draw)
-    max_probes = min(MAX_PROBES, len(centres))
-    sample = np.sort(draw.choice(num, min(num, PILOT_ROWS + CHECK_ROWS), replace=False))
-    is_pilot = np.isin(np.arange(len(sample)), draw.permutation(len(sample))[:PILOT_ROWS])
-    truth = _others(vectors, sample, k)
-    order = _compare(unit(vectors[sample[is_pilot]]), centres, max_probes)[1]
-    cells = _compare(unit(vectors[truth[is_pilot].reshape(-1)]), centres, 1)[1].reshape(-1, k)
+    order = _compare(unit(vectors[pilot.rows]), centres, min(MAX_PROBES, len(centres)))[1]
+    cells = _compare(unit(vectors[pilot.others.reshape(-1)]), centres, 1)[1].reshape(-1, k)
     probes = _probes_for(cells, order, RECALL)
     logger.info("%d cells, %d probes of each of %d vectors", len(centres), probes, num)
     asked = np.concatenate([_compare(block, centres, probes)[1].astype(np.int32) for _, block in _blocks(vectors)])
     top = TopK(num, k)
     for rows, positions, cosines in _probe(vectors, asked, len(centres), k):
         top.offer(rows, positions, cosines)
-    check = sample[~is_pilot] if len(sample) > PILOT_ROWS else sample
-    true = truth[~is_pilot] if len(sample) > PILOT_ROWS else truth
-    return Neighbors(
-        top.positions, top.similarities, f"cells:{len(centres)}x{probes}", _recall(vectors, top, check, true)
-    )
+    recall = check.recall(top.similarities[check.rows])
+    return Neighbors(top.positions, top.similarities, f"cells:{len(centres)}x{probes}", recall)
+
+
+def _by_graph(vectors: np.ndarray, k: int, pilot: Truth, check: Truth) -> Neighbors:
+    faiss = needed("faiss", CURATE)
+    graph = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = BUILD_WIDTH
+    for _, block in _blocks(vectors):
+        graph.add(block)
+    for width in WIDTHS:
+        graph.hnsw.efSearch = width
+        cosines, positions = graph.search(unit(vectors[pilot.rows]), k + 1)
+        cosines[positions == pilot.rows[:, None]] = -np.inf  # the row itself
+        if pilot.recall(-np.sort(-cosines, axis=1)[:, :k]) >= RECALL:
+            break
+    logger.info("a graph, searched with %d candidates for each of %d vectors", width, len(vectors))
+    top = TopK(len(vectors), k)
+    for start, queries in _blocks(vectors):
+        cosines, positions = graph.search(queries, k + 1)
+        top.offer(start + np.arange(len(queries)), positions, cosines)
+    recall = check.recall(top.similarities[check.rows])
+    return Neighbors(top.positions, top.similarities, f"hnsw:{LINKS}x{width}", recall)
 
 
 def _centres(vectors: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Centres of the cells, about twice the root of N of them, by spherical k-means on a sample."""
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     num = len(vectors)
     cells = int(np.clip(2 ** np.round(np.log2(2 * np.sqrt(num))), 4, 8192))
     rows = np.sort(draw.choice(num, min(num, TRAIN_ROWS * cells), replace=False))
@@ -143,12 +155,29 @@ def _centres(vectors: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(means.centroids)
 
 
-def _others(vectors: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
-    """Positions [S, k] of the true neighbours of some rows."""
-    _, positions = search(unit(vectors[sample]), vectors, k + 1)
-    is_other = positions != sample[:, None]
+@dataclass(frozen=True)
+class Truth:
+    """Rows [S] that were asked exactly: positions of their k `others` [S, k], and the cosine of the last of these [S]."""
+
+    rows: np.ndarray
+    others: np.ndarray
+    worst: np.ndarray
+
+    def recall(self, similarities: np.ndarray) -> float:
+        """Share of neighbours found, by their cosines [S, k], as near as the true k-th; of equal ones any will do."""
+        return float((similarities >= self.worst[:, None] - 1e-6).mean())
+
+
+def _ask_some(vectors: np.ndarray, k: int, draw: np.random.Generator) -> tuple[Truth, Truth]:
+    """Exact answers of a sample: of some rows to tune by, of others to measure (of the same, where there are few)."""
+    rows = draw.permutation(draw.choice(len(vectors), min(len(vectors), PILOT_ROWS + CHECK_ROWS), replace=False))
+    cosines, positions = search(unit(vectors[rows]), vectors, k + 1)
+    is_other = positions != rows[:, None]
     is_other &= np.cumsum(is_other, axis=1) <= k  # equal vectors may hide the row itself
-    return positions[is_other].reshape(len(sample), k)
+    found = Truth(rows, positions[is_other].reshape(-1, k), cosines[is_other].reshape(-1, k)[:, -1])
+    first, last = slice(PILOT_ROWS), slice(PILOT_ROWS if len(rows) > PILOT_ROWS else 0, None)
+    pilot, check = (Truth(found.rows[part], found.others[part], found.worst[part]) for part in (first, last))
+    return pilot, check
 
 
 def _probes_for(cells: np.ndarray, order: np.ndarray, recall: float) -> int:
@@ -165,7 +194,7 @@ def _probe(
     Cells go to threads, with one core each: a product of 5,000 x 500 is so short that faiss' own threads take 2 to 8 times the
     CPU, most of it waiting for each other.
     """
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     step = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
 
     def compare(members: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -195,16 +224,9 @@ def _cells(asked: np.ndarray, num_cells: int) -> Iterator[tuple[np.ndarray, np.n
             yield members, rows
 
 
-def _recall(vectors: np.ndarray, top: TopK, rows: np.ndarray, truth: np.ndarray) -> float:
-    """Share of neighbours as near as the true k-th; of equal ones any will do."""
-    queries = unit(vectors[rows])
-    worst = np.array([(queries[i] @ unit(vectors[truth[i]]).T).min() for i in range(len(rows))])
-    return float((top.similarities[rows] >= worst[:, None] - 1e-6).mean())
-
-
 def _compare(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(cosines [Q, k], positions in the block [Q, k]), best first; both sides have length 1."""
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     cosines, positions = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
     return cosines, positions
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from builders.stored import StoredDataset
 from builders.units import CHUNK_NAME
 
-CARD_ROWS = re.compile(
-    r"^Embeddings(?: \([^)]*\))? of ([\d,]+) rows of ", re.MULTILINE
-)  # of cards/templates/embeddings.md
+# of cards/templates/embeddings.md
+CARD_ROWS = re.compile(r"^Embeddings(?: \([^)]*\))? of ([\d,]+) rows of ", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from builders.curate.neighbors import import_faiss
+from builders.curate.extras import CURATE, VIZ, needed
 
 METHODS = ("umap", "pca")
 DENSE_DIMS = 50  # principal components that UMAP and clusters work on
@@ -18,14 +17,9 @@ MIN_ROWS = 16  # fewer have no 15 neighbours: their map is that of their princip
 NUM_NEIGHBORS = 15  # of UMAP, as is its min_dist: the defaults of umap-learn 0.5
 MIN_DIST = 0.1
 PLACED_BY = 3  # landmarks that place a row
-NEARNESS = (
-    8  # power of nearness: in many dimensions all are about as far, and a plain mean would draw all rows to one point
-)
+# power of nearness: in many dimensions all are about as far, and a plain mean would draw all rows to one point
+NEARNESS = 8
 PLACE_ROWS = 8192
-
-
-class MissingExtraError(ImportError):
-    """A package that only some commands need is not installed; the text names the extra that brings it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,9 @@ def lay_out(dense: np.ndarray, dims: int, method: str, seed: int) -> np.ndarray:
     start[:, : dense.shape[1]] = dense[:, :dims]
     if method == "pca" or len(dense) < MIN_ROWS:
         return start
-    umap = _import_umap()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its optional parts, which are not used
+        umap = needed("umap", f"{VIZ}, or --method pca")
     init = 10 * start / max(float(np.abs(start).max()), 1e-12)
     init += np.random.default_rng(seed).normal(0, 1e-4, init.shape)  # equal vectors must not begin in one point
     near, distances = exact_neighbors(dense, NUM_NEIGHBORS)
@@ -70,33 +66,22 @@ def lay_out(dense: np.ndarray, dims: int, method: str, seed: int) -> np.ndarray:
         precomputed_knn=(near, distances, None),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # that neighbours found beforehand cannot place new rows: `place` does
+        # that neighbours found beforehand cannot place new rows: `place` does
+        warnings.simplefilter("ignore", UserWarning)
         points: np.ndarray = model.fit_transform(dense)
     return points.astype(np.float32)
 
 
-def _import_umap() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its optional parts, which are not used
-            import umap
-    except ImportError as error:
-        raise MissingExtraError(f"{error}: pip install 'stillroom[viz]', or --method pca") from None
-    return umap
-
-
 def exact_neighbors(dense: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions int64 [L, k] and Euclidean distances float32 [L, k] of the nearest rows, a row itself first."""
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     squared, near = faiss.knn(dense, dense, k, metric=faiss.METRIC_L2)
     return near, np.sqrt(np.maximum(squared, 0))
 
 
 def place(blocks: Iterable[np.ndarray], landmarks: Landmarks) -> Iterator[np.ndarray]:
     """Points of all rows, block by block, float32: a landmark's own, else a mean of its nearest landmarks'."""
-    faiss = import_faiss()
+    faiss = needed("faiss", CURATE)
     start = 0
     for block in blocks:
         squared, near = faiss.knn(

@@ -41,9 +41,8 @@ def by_quota(sources: Sequence[str], weights: np.ndarray, budget: int, *, seed: 
     counts = np.bincount(which)
     quotas = np.zeros(len(names), np.int64)
     left = budget
-    for turn, source in enumerate(
-        np.argsort(counts, kind="stable")
-    ):  # what small sources lack goes to the larger ones
+    # what small sources lack goes to the larger ones
+    for turn, source in enumerate(np.argsort(counts, kind="stable")):
         quotas[source] = min(counts[source], -(-left // (len(names) - turn)))
         left -= int(quotas[source])
     drawn = []

@@ -57,9 +57,8 @@ def top_k(
 def _best(positions: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     if scores.shape[1] > 4 * k:  # a partition first: of many columns only few are sorted
         cut = np.partition(scores, -k, axis=1)[:, [-k]]
-        width = int(
-            (scores >= cut).sum(1).max()
-        )  # with all that equal the last one, of which the lowest position stays
+        # with all that equal the last one, of which the lowest position stays
+        width = int((scores >= cut).sum(1).max())
         first = np.argpartition(-scores, width - 1, axis=1)[:, :width]
         positions, scores = np.take_along_axis(positions, first, 1), np.take_along_axis(scores, first, 1)
     order = np.lexsort((positions, -scores), axis=1)[:, :k]

@@ -49,7 +49,7 @@ def choose(
 
     Raises:
         ValueError: the budget is more than what is left, an unknown way, or no such column.
-        ImportError: faiss is not there.
+        MissingExtraError: faiss is not installed.
     """
     left = np.arange(len(matrix))
     if threshold is not None:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from builders.curate.extras import needed
 from builders.curate.matrix_files import Body, CorruptError
-from builders.curate.projection import MissingExtraError
 
-FAISS_HEADER = struct.Struct(
-    "<4s i q q q ? i q"
-)  # of a flat index, by faiss 1.15 write_index_header and WRITEXBVECTOR
+# of a flat index, by faiss 1.15 write_index_header and WRITEXBVECTOR
+FAISS_HEADER = struct.Struct("<4s i q q q ? i q")
 FAISS_DUMMY = 1 << 20  # in two fields that faiss has no use for
 INNER_PRODUCT = 0
 TABLE = "embeddings"  # of both databases
@@ -54,10 +53,7 @@ def write_lancedb(
         MissingExtraError: lancedb is not installed.
         CorruptError: the table does not hold as many rows as were written.
     """
-    try:
-        import lancedb
-    except ImportError as error:
-        raise MissingExtraError(f"{error}: pip install lancedb") from None
+    lancedb = needed("lancedb", "pip install lancedb")
     kind = pa.list_(pa.float32(), dims)
     whole = pa.schema([*schema.remove_metadata(), pa.field("vector", kind)])
     counts = []
@@ -81,10 +77,7 @@ def write_chroma(folder: Path, batches: Iterator[tuple[np.ndarray, pa.RecordBatc
         MissingExtraError: chromadb is not installed.
         CorruptError: the collection does not hold as many rows as were written.
     """
-    try:
-        import chromadb
-    except ImportError as error:
-        raise MissingExtraError(f"{error}: pip install chromadb") from None
+    chromadb = needed("chromadb", "pip install chromadb")
     settings = chromadb.Settings(anonymized_telemetry=False)
     client = chromadb.PersistentClient(path=str(folder), settings=settings)
     collection = client.create_collection(TABLE, metadata={"hnsw:space": "cosine"}, embedding_function=None)

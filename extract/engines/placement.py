@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from builders.options import ConfigError
 
 SHARE = 0.8  # of a device's free memory that weights may take; hidden states, logits and their sort need the rest
-_MEMORY = re.compile(r"(cpu|\d+)=(\d+(?:\.\d+)?)(MiB|GiB|MB|GB)", re.IGNORECASE)
-_BYTES = {"mib": 1 << 20, "gib": 1 << 30, "mb": 10**6, "gb": 10**9}
 
 
 def spread(device_map: str, max_memory: Sequence[str]) -> dict[str, Any]:
@@ -38,13 +35,16 @@ def parse_memory(given: Sequence[str]) -> dict[int | str, int]:
     Raises:
         ConfigError: a limit cannot be read.
     """
+    from accelerate.utils import convert_file_size_to_int
+
     limits: dict[int | str, int] = {}
     for part in given:
-        found = _MEMORY.fullmatch(part.strip())
-        if not found:
-            raise ConfigError(f"--max-memory is {part!r}: write a device and its limit, as in 0=60GiB,cpu=200GiB")
-        name = found[1].lower()
-        limits[name if name == "cpu" else int(name)] = int(float(found[2]) * _BYTES[found[3].lower()])
+        name, _, limit = part.strip().partition("=")
+        try:
+            limits["cpu" if name.lower() == "cpu" else int(name)] = convert_file_size_to_int(limit)
+        except (ValueError, OverflowError):  # the latter of an infinite one
+            message = f"--max-memory is {part!r}: write a device and its limit, as in 0=60GiB,cpu=200GiB"
+            raise ConfigError(message) from None
     return limits
 
 
