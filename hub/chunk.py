@@ -59,9 +59,10 @@ def write_chunk(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> str
 
 
 def _leaves(field: pa.Field) -> list[str]:
-    """Parquet leaf names of a column of numbers, strings or bytes, or of lists of them."""
+    """Parquet leaf names of a column of numbers, strings or bytes, of lists of them, or of lists of structs of them."""
     nested = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
-    return [f"{field.name}.list.element" if nested else field.name]
+    name, kind = (f"{field.name}.list.element", field.type.value_type) if nested else (field.name, field.type)
+    return [f"{name}.{part.name}" for part in kind] if pa.types.is_struct(kind) else [name]
 
 
 def _vector_leaves(schema: pa.Schema, value_type: pa.DataType) -> list[str]:

@@ -83,6 +83,11 @@ SOURCE = [
     Mistake("no rows", f"{FAKE} --source empty.jsonl", "--source empty.jsonl has no rows in its split 'train'"),
     Mistake("lines that are no JSON", f"{FAKE} --source words.jsonl --text-template {{id}}", "words.jsonl"),
     Mistake("no such column", f"{FAKE} --text-template {{nope}}", "no column 'nope' for the text: the source has id"),
+    Mistake(
+        "no chats to keep",
+        f"{FAKE} --source texts.jsonl --keep-messages",
+        "--keep-messages: texts.jsonl has no column 'messages', it has id, text",
+    ),
     Mistake("no chats", f"{LOGITS} --source texts.jsonl", "--messages-column is 'messages'.*has 'id', 'text'"),
     Mistake(
         "no chat has an answer",
