@@ -61,6 +61,10 @@ OPTIONS = [
     Mistake(
         "a job of a number that there is not", f"{FAKE} --num-jobs 2 --job-index 2", "--job-index is 2: .* at most 1"
     ),
+    Mistake(
+        "a tracker that there is not", f"{FAKE} --tracker wandbb", "--tracker is 'wandbb': accelerate has .*wandb"
+    ),
+    Mistake("a tracker that is not installed", f"{FAKE} --tracker aim", "--tracker aim: .*: pip install aim"),
     Mistake("no source", f"run --job seed.toml --model {MINILM} --output ./out", "--source is missing: give"),
     Mistake("no output", f"run --source chats.parquet --model {MINILM}", "--output is missing: give"),
     Mistake("no model", "run --source chats.parquet --output ./out", "--model is missing: give"),
