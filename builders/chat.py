@@ -24,6 +24,7 @@ __all__ = [
     "encode_chat",
     "parse_messages",
     "shorten",
+    "stored_messages",
     "template_messages",
 ]
 
@@ -66,6 +67,26 @@ def template_messages(value: Any) -> list[dict[str, Any]]:
     value = _from_json(value) if isinstance(value, str) else value
     turns = parse_messages(value)
     return [_as_template_takes(message, turn.role) for message, turn in zip(value, turns, strict=True)]
+
+
+def stored_messages(value: Any) -> list[dict[str, str]] | None:
+    """Read a conversation as `{role, content}` of text alone, as viewers of chats show it; None where there is none.
+
+    A trace under a key of its own comes first in its content, between <think> and </think>; calls of tools are left out.
+    """
+    try:
+        value = _from_json(value) if isinstance(value, str) else value
+        turns = parse_messages(value)
+    except RowError:
+        return None
+    return [{"role": turn.role, "content": _whole(m, turn)} for m, turn in zip(value, turns, strict=True)]
+
+
+def _whole(message: Mapping[str, Any], turn: Turn) -> str:
+    content = _content_text(message.get("value") if message.get("content") is None else message["content"])
+    if not turn.think or split_think(content)[1]:
+        return content
+    return f"<think>\n{turn.think}\n</think>\n\n{content}"
 
 
 def clean_text(text: str) -> str:

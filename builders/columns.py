@@ -7,11 +7,32 @@ from collections.abc import Sequence
 from builders.job import Job
 from builders.lengths_schema import lengths_columns
 from builders.logits_schema import LogitsFormat, logits_columns
-from builders.schema import Column, embeddings_columns
+from builders.options import ConfigError
+from builders.schema import Column, MessagesColumn, embeddings_columns
+
+MESSAGES = "messages"  # name of the column of chats
 
 
 def record_columns(job: Job, source_columns: Sequence[str], dimension: int) -> list[Column]:
     """Columns of the records: `dimension` is that of the vectors, or the number of ids that the model knows."""
+    columns = _columns(job, source_columns, dimension)
+    if not job.keep_messages:
+        return columns
+    place = sum(column.name in ("index", "id", "dataset_source") for column in columns)
+    about = f"`{job.messages_column}` of the source row, text alone, with reasoning between `<think>` and `</think>`."
+    return [*columns[:place], MessagesColumn(MESSAGES, "{role, content}", about), *columns[place:]]
+
+
+def check_messages(job: Job, source_columns: Sequence[str]) -> None:
+    """Raise ConfigError where the job keeps chats and its source has none."""
+    if job.keep_messages and job.messages_column not in source_columns:
+        raise ConfigError(
+            f"--keep-messages: {job.source} has no column {job.messages_column!r}, it has {', '.join(source_columns)}: "
+            "--messages-column names the one that holds the chat"
+        )
+
+
+def _columns(job: Job, source_columns: Sequence[str], dimension: int) -> list[Column]:
     if job.build == "embeddings":
         return embeddings_columns(job, source_columns, dimension)
     if job.build == "lengths":

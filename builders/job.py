@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
 from typing import Any
 
 from builders.engines import ENGINES, engine_problem, same_vectors
@@ -96,6 +96,9 @@ class Job(ImageOptions, LogitsOptions):
     )
     empty_text: str | None = option(None, "embed this where the text is empty [skip the row]", group="Text")
     keep_text: bool = option(False, "store the text beside its vector", group="Text")
+    keep_messages: bool = option(
+        False, "store the chat in a column `messages`, which the Hub's viewer shows as one", group="Text", late=True
+    )
 
     model: str | None = option(
         None,
@@ -204,8 +207,13 @@ class Job(ImageOptions, LogitsOptions):
     @property
     def values(self) -> dict[str, Any]:
         """The options in the fingerprint, as JSON types."""
-        found = {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self) if spec.metadata["values"]}
+        chosen = (spec for spec in fields(self) if spec.metadata["values"])
+        found = {spec.name: _plain(getattr(self, spec.name)) for spec in chosen if not self._is_late(spec)}
         return {**found, "engine": same_vectors(self.engine)}
+
+    def _is_late(self, spec: Field[Any]) -> bool:
+        """Whether an option is left out of the fingerprint, as older jobs had none of it."""
+        return bool(spec.metadata["late"]) and getattr(self, spec.name) == spec.default
 
     def to_dict(self) -> dict[str, Any]:
         """All options as JSON types, for `_stillroom/job.json`, chunk metadata and the card."""
@@ -214,7 +222,8 @@ class Job(ImageOptions, LogitsOptions):
     def differences(self, other: Job) -> list[str]:
         """One line for each option of the fingerprint that differs: `name: mine -> other's`."""
         mine, theirs = self.values, other.values
-        return [f"{name}: {mine[name]!r} -> {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+        changed = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        return [f"{name}: {_plain(getattr(self, name))!r} -> {_plain(getattr(other, name))!r}" for name in changed]
 
     def adopt(self, settled: Job) -> Job:
         """Fill what this job leaves open (None) from the settled job of the same output.

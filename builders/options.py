@@ -24,14 +24,16 @@ def option(
     minimum: float | None = None,
     values: bool = True,
     settled: bool = False,
+    late: bool = False,
 ) -> Any:
     """Return a dataclass field with its help text.
 
     `values` says that the option decides what is written, so that it belongs to the job's fingerprint; `settled`, that a run
-    finds it out and nobody gives it: it has no flag and no TOML key.
+    finds it out and nobody gives it: it has no flag and no TOML key; `late`, that it came after datasets were made: its
+    default is left out of the fingerprint, which stays theirs.
     """
     metadata = {"help": help, "group": group, "choices": choices, "minimum": minimum, "values": values}
-    metadata["settled"] = settled
+    metadata |= {"settled": settled, "late": late}
     return field(default=default, metadata=metadata)
 
 

@@ -66,6 +66,22 @@ class Column:
         return value if self.length is None else {"feature": value, "length": self.length, "_type": "List"}
 
 
+@dataclass(frozen=True)
+class MessagesColumn(Column):
+    """A chat: a list of `{role, content}`, which the Hub's viewer and Embedding Atlas show as one."""
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Type in Arrow and Parquet."""
+        return pa.list_(pa.field("element", pa.struct({"role": pa.string(), "content": pa.string()})))
+
+    @property
+    def feature(self) -> dict[str, Any]:
+        """The JSON of `List({"role": Value("string"), "content": Value("string")})`."""
+        text = {"dtype": "string", "_type": "Value"}
+        return {"feature": {"role": text, "content": text}, "_type": "List"}
+
+
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     """Return the Arrow schema, with the features that `datasets` looks for under the key `huggingface`."""
     features = {column.name: column.feature for column in columns}

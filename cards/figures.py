@@ -14,7 +14,7 @@ from cards.plots import PlotBar, bars_svg
 from hub.pending import Receipt
 
 SKIPPED = "skipped_"  # prefix of the counts of skipped rows by reason
-FACTS = ("dimension", "milliseconds")  # counts that are no sums of rows
+FACTS = ("dimension", "milliseconds", "loading_milliseconds", "microdollars")  # counts that are no sums of rows
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SHOWN_SOURCES = 20
 RATE_SECONDS = 3600  # of the newest units, from which the rest is reckoned
@@ -120,7 +120,26 @@ class Figures:
     @property
     def hours(self) -> float:
         """Hours that workers took for the units, all workers together."""
-        return sum(receipt.counts.get("milliseconds", 0) for receipt in self.receipts) / 3.6e6
+        return self._sum("milliseconds") / 3.6e6
+
+    @property
+    def loading_hours(self) -> float:
+        """Hours that workers took before their first unit, all workers of all runs together."""
+        return self._sum("loading_milliseconds") / 3.6e6
+
+    @property
+    def cost(self) -> float:
+        """Of both, USD, where runs were given a price; see `priced_hours`."""
+        return self._sum("microdollars") / 1e6
+
+    @property
+    def priced_hours(self) -> float:
+        """Hours of the units whose run was given a price."""
+        priced = [r.counts for r in self.receipts if "microdollars" in r.counts]
+        return sum(c.get("milliseconds", 0) + c.get("loading_milliseconds", 0) for c in priced) / 3.6e6
+
+    def _sum(self, name: str) -> int:
+        return sum(receipt.counts.get(name, 0) for receipt in self.receipts)
 
     @property
     def devices(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from builders.columns import logits_format, record_columns
+from builders.columns import check_messages, logits_format, record_columns
 from builders.compact import compact_bytes
 from builders.distill import vocabulary_hash
 from builders.images import row_view
@@ -69,7 +69,8 @@ class EmbeddingsBuild:
     ) -> None:
         self.job, self.source, self.tokenizer, self.old, self.ranges = job, source, tokenizer, old, ranges
         self.form: VectorFormat | None = None
-        carried = [name for name in (job.id_column, job.source_column) if name in source.columns]
+        wanted = (job.id_column, job.source_column, *([job.messages_column] if job.keep_messages else []))
+        carried = [name for name in wanted if name in source.columns]
         self.view = row_view(job)
         self.needed_columns: Sequence[str] = list(dict.fromkeys([*self.view.columns(source.columns), *carried]))
 
@@ -99,7 +100,8 @@ class EmbeddingsBuild:
         assert isinstance(work, VectorWork)
         value_bytes = BYTES[self.job.storage_dtype]
         text_bytes = sum(len(t.text) for row in work.texts.values() for t in row) / max(1, len(work.texts))
-        return ROW_BYTES + engine.dimension * value_bytes * max(1, len(self.job.fields)) + text_bytes
+        vector_bytes = engine.dimension * value_bytes * max(1, len(self.job.fields))
+        return ROW_BYTES + vector_bytes + text_bytes + work.message_bytes
 
 
 class LogitsBuild:
@@ -144,7 +146,7 @@ class LogitsBuild:
             size = compact_bytes(counts["entries"], counts["drawn"], counts["captured"]) + 2 * counts["tokens"]
         else:
             size = record_bytes(counts["entries"], counts["captured"], self.job.num_sampled) + 4 * counts["tokens"]
-        return ROW_BYTES + size / max(1, counts["records"])
+        return ROW_BYTES + size / max(1, counts["records"]) + work.message_bytes
 
 
 class LengthsBuild:
@@ -157,7 +159,8 @@ class LengthsBuild:
         self.facts = counting(job, tokenizer)
         self.tokenizer = None if is_chat else TextTokenizer(tokenizer, NO_LIMIT, instruction=job.instruction or "")
         own = (job.messages_column, job.tools_column) if is_chat else job.view.columns(source.columns)
-        names = dict.fromkeys([*own, job.id_column, job.source_column])
+        chat = (job.messages_column,) if job.keep_messages else ()
+        names = dict.fromkeys([*own, *chat, job.id_column, job.source_column])
         self.needed_columns: Sequence[str] = [name for name in names if name in source.columns]
 
     def work(self, unit: Unit) -> LengthsWork:
@@ -178,7 +181,7 @@ class LengthsBuild:
 
     def row_bytes(self, work: Work, engine: Engine) -> float:
         """See Build."""
-        return ROW_BYTES
+        return ROW_BYTES + work.message_bytes
 
 
 def open_build(
@@ -192,8 +195,9 @@ def open_build(
     """Return the job's build, with the model's tokenizer.
 
     Raises:
-        ConfigError: the model has no tokenizer, or its chat template gives no certain mask.
+        ConfigError: the model has no tokenizer, its chat template gives no certain mask, or there is no chat to keep.
     """
+    check_messages(job, source.columns)
     if job.build == "logits":
         return LogitsBuild(job, source, load_tokenizer(job, files), ranks)
     if job.build == "lengths":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from builders.options import ConfigError
 from extract.logs import JsonLines, is_json
 
 INTERRUPTED = 130  # exit code, as shells have it
+NO_READER = 141  # of a tool whose output nobody reads any more, as before `| head`
 # groups of options, in their order
 THEMES = ("Source", "Output", "Text", "Images", "Model", "Logits", "Engine", "Run")
 COMMANDS = {  # of `stillroom --help`; one that is not named here comes last
@@ -119,7 +121,7 @@ def _one_line(error: click.UsageError) -> OneLineError:
 def guarded(call: Callable[[], int]) -> int:
     """Turn errors into one line and an exit code: 2 for a bad job, 1 for a failure, 130 for Ctrl-C.
 
-    Tracebacks are for --debug.
+    Tracebacks are for --debug. Where nobody reads the output any more there is nobody to tell: 141.
     """
     try:
         return call()
@@ -128,10 +130,22 @@ def guarded(call: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:  # of a bare checkout under another Python; extras have errors of their own
         advice = "activate the environment that has stillroom, or `pip install -e .`"
         return _report(ConfigError(f"{error}, under {sys.executable}: {advice}"), 2)
+    except BrokenPipeError as error:
+        return NO_READER if _is_unread() else _report(error, 1)
     except (RuntimeError, OSError) as error:  # SourceError, EngineError, CommitError, WorkerError and their causes
         return _report(error, 1)
     except KeyboardInterrupt:  # before a run takes signals itself, or in a command that is none
         return _report(RuntimeError("interrupted"), INTERRUPTED)
+
+
+def _is_unread() -> bool:
+    """Tell whether the reader of our standard output has gone; what is left to write then goes nowhere, in silence."""
+    poll = select.poll()
+    poll.register(1, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def _report(error: Exception, code: int) -> int:

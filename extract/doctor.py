@@ -40,7 +40,14 @@ PACKAGES = (
 )
 NEEDS = {"transformers": ("torch", "transformers"), "vllm": ("vllm",), "triton": ("tritonclient",)}
 NEEDED = ("transformers",)  # by all other engines: its tokenizers
-EXTRAS = ("vllm", "triton")
+ENGINE_EXTRAS = ("vllm", "triton")
+EXTRAS = {  # what each is for, and the modules that it brings
+    "vision": ("rows with images", ("PIL",)),
+    "curate": ("search, density, subsets", ("faiss", "sklearn")),
+    "viz": ("maps, previews of cards", ("markdown_it", "matplotlib", "umap")),
+    "distill": ("students of stored logits", ("trl",)),
+    "gguf": ("models in GGUF", ("gguf",)),
+}
 LATE: Section = {"error": f"no answer within {SECONDS:.0f} s"}
 NOT_THERE = "not installed"
 
@@ -50,6 +57,7 @@ def examine(settings: Settings) -> dict[str, Section]:
     parts: dict[str, Callable[[], Section]] = {
         "versions": versions,
         "engines": engines,
+        "extras": extras,
         "device": lambda: device(settings.device),
         "memory": memory,
         "disk": lambda: disk(settings.cache),
@@ -102,10 +110,18 @@ def engines() -> Section:
     found: Section = {}
     for engine in ENGINES:
         if any(find_spec(module) is None for module in NEEDS.get(engine, NEEDED)):
-            found[engine] = f"cannot run: pip install 'stillroom{f'[{engine}]' * (engine in EXTRAS)}'"
+            found[engine] = f"cannot run: pip install 'stillroom{f'[{engine}]' * (engine in ENGINE_EXTRAS)}'"
         else:
             found[engine] = "installed, and needs --endpoint URL" if engine in SERVERS else "installed"
     return found
+
+
+def extras() -> Section:
+    """What more there is to install, and the command that brings it."""
+    return {
+        about: "installed" if all(map(find_spec, modules)) else f"not installed: pip install 'stillroom[{extra}]'"
+        for extra, (about, modules) in EXTRAS.items()
+    }
 
 
 def device(name: str | None) -> Section:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from extract.sample import Batch
 from extract.summary import describe
+from extract.tracking import Tracker
 from extract.work import Work
 from extract.world import World
 
@@ -47,6 +48,8 @@ class Progress:
     upload: Callable[[], Mapping[str, Any]] | None = None
     num_tokens: int | None = None  # of the units that were to do when the run began, where they are known
     has_bar: bool = True  # in a terminal
+    tracker: Tracker | None = None
+    cost: Callable[[], float | None] = lambda: None  # of the run so far, all workers, USD
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -79,8 +82,14 @@ class Progress:
         self.write(status)
         self._bar.n = status["units_done"]
         self._bar.set_postfix_str(describe(status), refresh=True)
-        if self._bar.disable and now - self._lined >= LINE_SECONDS:
+        if now - self._lined >= LINE_SECONDS:
             self._lined = now
+            self._tell(status)
+
+    def _tell(self, status: Mapping[str, Any]) -> None:
+        if self.tracker is not None:
+            self.tracker.log(status)
+        if self._bar.disable:
             text = describe(status)
             logger.info("%d of %d units, %s", status["units_done"], self.num_units, text, extra={"status": status})
 
@@ -102,6 +111,7 @@ class Progress:
             "seconds": round(seconds, 1),
             "seconds_left": self._seconds_left(total, seconds),
             "stall_seconds": round(total["stall_seconds"], 2),
+            **({} if (cost := self.cost()) is None else {"cost_usd": round(cost, 4)}),
             **(self.upload() if self.upload else {}),
         }
 
@@ -129,4 +139,7 @@ class Progress:
         status = self.status(state)
         if self.world.is_main:
             self.write(status)
+        if self.tracker is not None:
+            self.tracker.log(status)
+            self.tracker.close()
         return status

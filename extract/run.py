@@ -43,6 +43,7 @@ from extract.read_ahead import read_ahead
 from extract.settings import Settings
 from extract.stop import LateError, Stop
 from extract.summary import describe_totals, skipped_by_reason, summarize
+from extract.tracking import Tracker, check_tracker
 from extract.world import World
 from extract.writer import ChunkWriter
 from hub.budget import CommitBudget
@@ -68,6 +69,8 @@ def run(asked: Job, settings: Settings) -> int:
         pin_device(settings.device)
     stop.on_signals()
     try:
+        if settings.tracker is not None:
+            check_tracker(settings.tracker)
         session = prepare(asked, settings, world, stop)
         if not session.is_complete:
             build(session, settings, world, stop)
@@ -86,9 +89,7 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
     plan, full = session.plan, None
     with ExitStack() as stack:
         uploader = stack.enter_context(open_uploader(session, settings, world)) if world.is_leader else None
-        upload = uploader.status if uploader else None
-        status_file, has_bar = session.cache / "status.json", settings.log_format == "text" and not settings.quiet
-        progress = Progress(world, len(plan.units), plan.num_done, status_file, upload, plan.num_tokens, has_bar)
+        progress = open_progress(session, settings, world, stop, uploader)
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
             kind = open_build(plan.job, plan.source, session.files, session.old, session.ranks, session.ranges)
@@ -117,6 +118,19 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         raise full
 
 
+def open_progress(
+    session: Session, settings: Settings, world: World, stop: Stop, uploader: Uploader | None
+) -> Progress:
+    """Return what shows how far the run is; the main worker's tells a tracker, too."""
+    plan, status_file = session.plan, session.cache / "status.json"
+    upload, has_bar = uploader.status if uploader else None, settings.log_format == "text" and not settings.quiet
+    is_told = settings.tracker is not None and world.is_main
+    tracker = Tracker(str(settings.tracker), plan.job, settings.cache / "trackers") if is_told else None
+    cost = lambda: settings.cost(world.world_size * stop.seconds)  # noqa: E731  # so far
+    known = (len(plan.units), plan.num_done, status_file, upload, plan.num_tokens)
+    return Progress(world, *known, has_bar, tracker, cost)
+
+
 def pour(
     session: Session,
     kind: Build,
@@ -131,7 +145,7 @@ def pour(
     plan, partial = session.plan, session.partial
     budget = TokenBudget(settings.max_batch_tokens or engine.max_batch_tokens)
     device = hardware(plan.job.build, plan.job.engine, settings.device)
-    writer = ChunkWriter(session, kind.columns(engine), device)
+    writer = ChunkWriter(session, kind.columns(engine), device, stop.seconds, settings.cost_per_hour)
     batches = read_batches(claim(plan, world, stop), plan, kind, budget, partial)
     ahead = read_ahead(batches, BATCHES_AHEAD, lambda batch: batch.weight)
     with writer, closing(ahead), closing(engine.run(ahead, budget)) as done:

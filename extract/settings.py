@@ -66,6 +66,12 @@ class Settings:
     log_format: str = option(
         "text", "json: one object a line, progress with all its numbers", group="Run", choices=("text", "json")
     )
+    tracker: str | None = option(
+        None, "tell an experiment tracker, as trackio, wandb or tensorboard, of the progress [none]", group="Run"
+    )
+    cost_per_hour: float | None = option(
+        None, "price of one worker for an hour, USD, for the summary and the card [not told]", group="Run", minimum=0
+    )
     debug: bool = option(False, "show debug messages and tracebacks", group="Run")
 
     def __post_init__(self) -> None:
@@ -89,6 +95,10 @@ class Settings:
     def goes_on(self) -> bool:
         """Whether the run may go on with what the output holds."""
         return self.resume or self.update
+
+    def cost(self, worker_seconds: float) -> float | None:
+        """Return what so many seconds of one worker cost, USD; None without a price."""
+        return None if self.cost_per_hour is None else self.cost_per_hour * worker_seconds / 3600
 
     @property
     def cache(self) -> Path:

@@ -6,6 +6,7 @@
     state               complete; running (here); growing: it has units to do, and no run on this machine does them
     units, units_done, percent   units is null where neither this machine nor the source can tell
     rows, records, skipped, truncated, tokens, bytes   sums over the units that are there; skipped is {reason: rows}
+    worker_seconds, cost_usd   that they took, with loading; cost_usd is null unless runs had a --cost-per-hour
     seconds_left        by this machine's run, else by the chunks of the Hub's last hour; null where neither tells
     seconds_since_commit, commits_last_hour, chunks_last_hour   of a Hub dataset; of a folder the first alone
     here    [{cache, is_running, seconds_since_heartbeat, pending_units, pending_bytes, run}]   runs into it whose cache is on
@@ -75,6 +76,8 @@ class Status:
     truncated: int
     tokens: int
     bytes: int
+    worker_seconds: float
+    cost_usd: float | None
     seconds_left: float | None
     seconds_since_commit: float | None
     commits_last_hour: int | None
@@ -121,6 +124,8 @@ def look(output: str, config_name: str, settings: Settings) -> Status:
         percent=round(100 * totals["units"] / units, 2) if units else None,
         **{name: totals[name] for name in ("rows", "records", "truncated", "tokens", "bytes")},
         skipped={n.removeprefix(SKIPPED): count for n, count in totals.items() if n.startswith(SKIPPED)},
+        worker_seconds=(totals["milliseconds"] + totals["loading_milliseconds"]) / 1000,
+        cost_usd=totals["microdollars"] / 1e6 if "microdollars" in totals else None,
         seconds_left=None if is_complete else seconds_left(here, left, chunks),
         seconds_since_commit=since,
         commits_last_hour=commits,
@@ -185,7 +190,8 @@ def as_text(status: Status) -> Iterator[str]:
     share = "" if status.percent is None else f" ({status.percent:.1f} %)"
     yield f"  units    {status.units_done:,} of {'?' if status.units is None else f'{status.units:,}'}{share}"
     reasons = {f"{SKIPPED}{name}": count for name, count in status.skipped.items()}
-    yield f"  data     {describe_totals({**asdict(status), **reasons})}"
+    work: dict[str, Any] = {"milliseconds": 1000 * status.worker_seconds, "microdollars": 1e6 * (status.cost_usd or 0)}
+    yield f"  data     {describe_totals({**asdict(status), **reasons, **work})}"
     if status.seconds_left is not None:
         yield f"  left     {duration(status.seconds_left)}"
     if status.seconds_since_commit is not None:

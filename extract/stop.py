@@ -31,7 +31,7 @@ class Stop:
     """
 
     def __init__(self, max_runtime_minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+        self.clock, self.started = clock, clock()
         self.end = None if max_runtime_minutes is None else clock() + 60 * max_runtime_minutes
         self.reason: str | None = None
         self.is_urgent = False  # leave the unit in hand; else only begin no other
@@ -40,6 +40,11 @@ class Stop:
         self._signalled_at: float | None = None
         # without a launcher the parent may be a shell that goes away, as with nohup
         self._parent = os.getppid() if any(name.startswith(LAUNCHERS) for name in os.environ) else None
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken so far."""
+        return self.clock() - self.started
 
     def on_signals(self) -> None:
         """Drain at the first SIGTERM or SIGINT; leave at once at the second, with pending safe on the disk."""

@@ -30,6 +30,8 @@ def summarize(status: Mapping[str, Any]) -> str:
         f"{status['padding']:.1%} padding",
         f"{status['skipped']:,} rows skipped",
     ]
+    if "cost_usd" in status:
+        parts.append(f"{status['cost_usd']:.2f} USD")
     if status.get("uploaded_bytes"):
         parts.append(f"{size(status['uploaded_bytes'])} uploaded")
     if status["stall_seconds"] >= 1:
@@ -40,12 +42,16 @@ def summarize(status: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def describe_totals(totals: Mapping[str, int]) -> str:
+def describe_totals(totals: Mapping[str, Any]) -> str:
     """Put the sums of an output's receipts into one line."""
     parts = [f"{totals.get('records', 0):,} records of {totals.get('rows', 0):,} rows"]
     parts += [f"skipped: {why}"] if (why := skipped_by_reason(totals)) else []
     parts += [f"{totals['truncated']:,} truncated"] if totals.get("truncated") else []
-    return ", ".join([*parts, f"{totals.get('tokens', 0):,} tokens", size(totals.get("bytes", 0))])
+    parts += [f"{totals.get('tokens', 0):,} tokens", size(totals.get("bytes", 0))]
+    if milliseconds := totals.get("milliseconds", 0) + totals.get("loading_milliseconds", 0):
+        parts.append(f"{duration(milliseconds / 1000)} of workers")
+    parts += [f"{totals['microdollars'] / 1e6:,.2f} USD"] if totals.get("microdollars") else []
+    return ", ".join(parts)
 
 
 def skipped_by_reason(totals: Mapping[str, int]) -> str:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from builders.chat import clean_text
+from builders.chat import clean_text, stored_messages
+from builders.columns import MESSAGES
 from builders.content import content_hash
 from builders.files import SourceError
 from builders.job import Job
@@ -21,6 +22,8 @@ from builders.tally import SOURCES, TALLIES, binned, by_source
 from builders.text import Text
 from builders.units import Unit
 from extract.sample import Sample
+
+Messages = list[dict[str, str]] | None
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Work(ABC):
     job: Job
     rows: dict[int, tuple[int, str | None, str | None]] = field(default_factory=dict)  # position: index, id, source
     hashes: dict[int, str] = field(default_factory=dict)  # position: content hash
+    messages: dict[int, Messages] = field(default_factory=dict)  # position: chat, where the job keeps them
     # position: why it has no result, where that came up late
     failed: dict[int, RowError] = field(default_factory=dict)
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # index, reason, detail
@@ -57,10 +61,18 @@ class Work(ABC):
         """Bytes that wait with the unit until it is finished, beside its results."""
         return 0
 
+    @property
+    def message_bytes(self) -> float:
+        """Bytes of the chat of a record, in the mean."""
+        chats = [one for one in self.messages.values() if one]
+        return sum(len(m["content"]) for chat in chats for m in chat) / max(1, len(self.messages))
+
     def add_row(self, position: int, row: Row, content_hash: str) -> None:
         """Account for a row that gives a record."""
         self.rows[position] = (row.index, _text(row, self.job.id_column), _text(row, self.job.source_column))
         self.hashes[position] = content_hash
+        if self.job.keep_messages:
+            self.messages[position] = stored_messages(row.data.get(self.job.messages_column))
 
     def add_texts(self, position: int, row: Row, texts: tuple[Text, ...]) -> None:
         """Account for a row that gives a record of these texts."""
@@ -140,6 +152,7 @@ class Work(ABC):
             "content_hash": [self.hashes[p] for p in positions],
             "num_tokens": self.num_tokens.sum(axis=0, dtype=np.int32)[positions],
             "truncated": np.logical_or.reduce(self.truncated)[positions],
+            MESSAGES: [self.messages.get(p) for p in positions],
             **self.results(positions, {column.name: column.arrow_type for column in columns}),
         }
         arrays = [_array(data[column.name], column.arrow_type) for column in columns]

@@ -20,8 +20,17 @@ if TYPE_CHECKING:
 class ChunkWriter:
     """Writes finished units into pending in a thread, one at a time, while the model goes on."""
 
-    def __init__(self, session: Session, columns: Sequence[Column], device: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        columns: Sequence[Column],
+        device: str,
+        loading_seconds: float = 0.0,
+        cost_per_hour: float | None = None,
+    ) -> None:
+        """`loading_seconds` is what the worker took before it could begin: they stand in its first unit."""
         self.session, self.columns, self.device = session, columns, device
+        self.cost_per_hour, self._loading = cost_per_hour, round(1000 * loading_seconds)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._last: Future[None] | None = None
         self._since = time.monotonic()  # the end of the unit before
@@ -40,11 +49,15 @@ class ChunkWriter:
         if self._last is not None:
             self._last.result()
         since, self._since = self._since, time.monotonic()
-        facts = {
-            "milliseconds": round(1000 * (self._since - since)),  # of this worker
+        took, loading, self._loading = round(1000 * (self._since - since)), self._loading, 0
+        facts: dict[str, Any] = {
+            "milliseconds": took,  # of this worker
+            "loading_milliseconds": loading,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "device": self.device,
         }
+        if self.cost_per_hour is not None:  # whole numbers: sums of them are exact
+            facts["microdollars"] = round((took + loading) * self.cost_per_hour / 3.6)
         self._last = self._pool.submit(self._write, work, facts)
 
     def _write(self, work: Work, facts: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.runs import CHECKOUT
 
+START = shlex.quote("from extract.cli import main; main(prog_name='stillroom')")
 OURS = ("builders", "cards", "extract", "hub")
 
 
@@ -33,7 +34,7 @@ def write_tools(folder: Path, checkout: Path) -> Path:
     run, package = shlex.quote(sys.executable), shlex.quote(str(checkout))
     scripts = {
         "python": f'exec {run} "$@"',
-        "stillroom": f'PYTHONPATH={package} exec {run} -c "from extract.cli import main; main()" "$@"',
+        "stillroom": f'PYTHONPATH={package} exec {run} -c {START} "$@"',
         "accelerate": f'exec {run} -m accelerate.commands.accelerate_cli "$@"',
     }
     for name, line in scripts.items():

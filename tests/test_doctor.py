@@ -12,6 +12,7 @@ import torch
 from builders.engines import ENGINES
 from builders.job_files import preset_names
 from extract.device import best_dtype, default_device
+from extract.doctor import extras
 from tests.runs import CHECKOUT, Bench, hub_process
 
 
@@ -42,11 +43,20 @@ def test_what_is_here_is_told_without_the_token(tmp_path):
     assert report["engines"]["vllm"] == ("installed" if has_vllm else "cannot run: pip install 'stillroom[vllm]'")
     assert (report["versions"]["vllm"] is not None) == has_vllm
     assert report["engines"]["tei"] == "installed, and needs --endpoint URL"
+    has_pillow = find_spec("PIL") is not None
+    images = "installed" if has_pillow else "not installed: pip install 'stillroom[vision]'"
+    assert report["extras"]["rows with images"] == images and (report["versions"]["pillow"] is not None) == has_pillow
     assert report["device"]["chosen"].startswith(f"{default_device()}, {best_dtype(default_device())}: it ")
     assert report["disk"]["pending"] == "1 files of 1 jobs, 0.2 GB"
     assert str(bench.cache) in report["disk"]["cache"] and "GB free" in report["disk"]["cache"]
     assert "GB available" in report["memory"]["host"]
     assert list(report["presets"]) == preset_names()
+
+
+def test_an_extra_that_is_missing_has_its_command(monkeypatch):
+    monkeypatch.setattr("extract.doctor.find_spec", lambda module: None if module == "PIL" else module)
+    assert extras()["rows with images"] == "not installed: pip install 'stillroom[vision]'"
+    assert extras()["models in GGUF"] == "installed"
 
 
 def test_what_is_broken_takes_its_own_lines_only(tmp_path):

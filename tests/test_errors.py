@@ -63,6 +63,10 @@ OPTIONS = [
     Mistake(
         "a job of a number that there is not", f"{FAKE} --num-jobs 2 --job-index 2", "--job-index is 2: .* at most 1"
     ),
+    Mistake(
+        "a tracker that there is not", f"{FAKE} --tracker wandbb", "--tracker is 'wandbb': accelerate has .*wandb"
+    ),
+    Mistake("a tracker that is not installed", f"{FAKE} --tracker aim", "--tracker aim: .*: pip install aim"),
     Mistake("no source", f"run --job seed.toml --model {MINILM} --output ./out", "--source is missing: give"),
     Mistake("no output", f"run --source chats.parquet --model {MINILM}", "--output is missing: give"),
     Mistake("no model", "run --source chats.parquet --output ./out", "--model is missing: give"),
@@ -85,6 +89,11 @@ SOURCE = [
     Mistake("no rows", f"{FAKE} --source empty.jsonl", "--source empty.jsonl has no rows in its split 'train'"),
     Mistake("lines that are no JSON", f"{FAKE} --source words.jsonl --text-template {{id}}", "words.jsonl"),
     Mistake("no such column", f"{FAKE} --text-template {{nope}}", "no column 'nope' for the text: the source has id"),
+    Mistake(
+        "no chats to keep",
+        f"{FAKE} --source texts.jsonl --keep-messages",
+        "--keep-messages: texts.jsonl has no column 'messages', it has id, text",
+    ),
     Mistake("no chats", f"{LOGITS} --source texts.jsonl", "--messages-column is 'messages'.*has 'id', 'text'"),
     Mistake(
         "no chat has an answer",

@@ -81,7 +81,7 @@ def test_the_readme_begins_with_the_tutorial():
 def test_a_first_time_user_gets_to_the_end_of_the_tutorial(tmp_path):
     """A clone, with an environment that is there already: what `make demo` installs is what these tests run in."""
     bench = Bench(tmp_path)
-    lines = commands(TUTORIAL, {"REPOSITORY_URL": str(CHECKOUT)})
+    lines = commands(TUTORIAL, {"ADDRESS_OF_THIS_REPOSITORY": str(CHECKOUT)})
     tools = write_tools(tmp_path / "venv" / "bin", tmp_path / "stillroom")
     (tools / "activate").write_text(f'PATH="{tools}:$PATH"\n')
     ready = f"ln -s {tools.parent} .venv && touch .venv/ready"

@@ -2,14 +2,18 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
+from shutil import which
 
 import click
 import pytest
 
 from builders.job_files import preset_names
 from extract.cli import main
+from extract.command import guarded
+from tests.guides import write_tools
 from tests.runs import CHECKOUT
 
 COMMANDS = ["", *main.commands]
@@ -57,14 +61,16 @@ def test_every_command_is_in_a_theme_of_the_help_and_says_what_it_does():
         assert command.help and command.get_short_help_str(200).endswith("."), name
 
 
-def completions(line):
-    """What bash is offered for the last word of a line."""
+def completions(line, shell="bash"):
+    """What a shell is offered for the last word of a line, as its own script asks for it."""
     words = line.split(" ")
-    env = {"_STILLROOM_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    env = {"_STILLROOM_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    env |= {"COMP_CWORD": words[-1]} if shell == "fish" else {}
     command = [sys.executable, "-c", "from extract.cli import main; main(prog_name='stillroom')"]
     done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()
+    return lines[1::3] if shell == "zsh" else [re.split(r"[,\t]", line)[1] for line in lines]
 
 
 def test_the_shell_completes_commands_options_choices_and_presets():
@@ -72,6 +78,49 @@ def test_the_shell_completes_commands_options_choices_and_presets():
     assert completions("stillroom run --build ") == ["embeddings", "logits", "lengths"]
     assert completions("stillroom run --max-l") == ["--max-length"]
     assert completions("stillroom run --preset d") == preset_names()
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_complete_the_same(shell):
+    assert completions("stillroom ver", shell) == ["verify"]
+
+
+ASK = {  # for what a shell completes after "stillroom ver", or that it asks us
+    "bash": "complete -p stillroom",
+    "zsh": "print ${_comps[stillroom]}",
+    "fish": 'complete --do-complete "stillroom ver"',
+}
+
+
+@pytest.mark.parametrize("shell", ASK)
+def test_the_readmes_line_switches_completion_on(shell, tmp_path):
+    if which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    (line,) = re.findall(rf"(?m)^(.*_STILLROOM_COMPLETE={shell}_source.*)$", (CHECKOUT / "README.md").read_text())
+    tools = write_tools(tmp_path / "bin", CHECKOUT)
+    before = "autoload -Uz compinit; compinit -u;" if shell == "zsh" else ""
+    env = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    script = "\n".join(filter(None, [before, line, ASK[shell]]))
+    done = subprocess.run([shell, "-c", script], env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and ("verify" if shell == "fish" else "_stillroom_completion") in done.stdout, (
+        done.stderr
+    )
+
+
+def test_a_reader_that_stops_reading_is_no_failure():
+    """`stillroom explore … | head`: an exit code as of other tools, and not a word."""
+    code = "import click; from extract.command import guarded; import sys\n"
+    code += "sys.exit(guarded(lambda: [click.echo('x' * 99) for _ in range(10**6)] and 0))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=CHECKOUT, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines() == ["x" * 99, "141"] and done.stderr == ""
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_failure(capsys):
+    def fail():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert guarded(fail) == 1 and "Broken pipe" in capsys.readouterr().err
 
 
 SHOW = """

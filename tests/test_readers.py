@@ -14,17 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from builders.columns import record_columns
 from builders.job import Job
 from builders.layout import FORMAT
 from builders.quantize import VectorFormat, calibrate
-from builders.schema import arrow_schema, embeddings_columns
+from builders.schema import arrow_schema
 from builders.stored_logits import open_logits
 from builders.stored_vectors import open_vectors, vector_column
 from hub import chunk
 from hub.chunk import write_chunk
 from tests.logits_folder import tiny_chats, tiny_model, write_folder
 
-STORED = ("float32", "float16", "int8", "binary")
+STORED = ("float32", "float16", "int8", "binary", "chats")  # chats: float32, with --keep-messages
 ENCODINGS = ("default", "compact")
 SCAN = 300 * 10**6  # bytes that the viewer's /rows reads at most (hub's maxArrowDataInMemory)
 GROUP = 100 * 2**20  # of a row group, as `datasets` writes them
@@ -46,9 +47,10 @@ def outputs(tmp_path_factory):
 
 def write_vectors(folder: Path, vectors: np.ndarray, dtype: str) -> None:
     """Two chunks of half of the vectors each, with every third row without a source."""
-    job = Job(source="./rows.parquet", output=str(folder), storage_dtype=dtype, normalize=True, max_length=256)
-    form = VectorFormat(dtype, vectors.shape[1], calibrate(vectors) if dtype == "int8" else None)
-    schema = arrow_schema(embeddings_columns(job, ["id", "dataset_source"], vectors.shape[1]))
+    kept = {"keep_messages": dtype == "chats", "storage_dtype": "float32" if dtype == "chats" else dtype}
+    job = Job(source="./rows.parquet", output=str(folder), normalize=True, max_length=256, **kept)
+    form = VectorFormat(job.storage_dtype, vectors.shape[1], calibrate(vectors) if dtype == "int8" else None)
+    schema = arrow_schema(record_columns(job, ["id", "messages", "dataset_source"], vectors.shape[1]))
     schema = schema.with_metadata({**schema.metadata, **form.to_metadata()})
     for start in range(0, len(vectors), len(vectors) // 2):
         rows = range(start, start + len(vectors) // 2)
@@ -56,11 +58,12 @@ def write_vectors(folder: Path, vectors: np.ndarray, dtype: str) -> None:
             "index": rows,
             "id": [f"row-{i}" for i in rows],
             "dataset_source": [None if i % 3 == 0 else "a" for i in rows],
+            "messages": [[{"role": "user", "content": f"What follows {i}?"}] if i % 4 else None for i in rows],
             "content_hash": [f"{i:032x}" for i in rows],
             "num_tokens": [i + 1 for i in rows],
             "truncated": [i % 2 == 0 for i in rows],
         }
-        arrays = [pa.array(data[name], schema.field(name).type) for name in data]
+        arrays = [pa.array(data[name], schema.field(name).type) for name in data if name in schema.names]
         stored = form.quantize(vectors[rows.start : rows.stop])
         arrays.append(vector_column(stored, schema.field("embedding").type, np.zeros(len(rows), bool)))
         path = folder / f"data/train/0000/{start:012d}-{rows.stop:012d}.parquet"
@@ -131,13 +134,18 @@ def test_vectors_are_the_same_whatever_reads_them(outputs):
 
 
 def large_tables():
-    """A hundredth of what a build can put into a chunk: 3,000 vectors, 30 conversations of 8,000 tokens with 45 ids each."""
+    """A hundredth of what a build can put into a chunk: 3,000 vectors, 30 conversations of 8,000 tokens with 45 ids each.
+
+    And 500 chats of 20 kB.
+    """
     rng = np.random.default_rng(0)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(rng.random(3000 * 768, np.float32)), 768)
     yield pa.table({"index": np.arange(3000), "embedding": vectors})
     offsets = pa.array(np.arange(0, 31 * 8000 * 45, 8000 * 45, dtype=np.int32))
     ids = pa.ListArray.from_arrays(offsets, pa.array(rng.integers(0, 60000, 30 * 8000 * 45).astype(np.uint16)))
     yield pa.table({"index": np.arange(30), "top_indices_low": ids})
+    chats = [[{"role": "user", "content": "word " * 1000}, {"role": "assistant", "content": "x" * 15_000}]] * 500
+    yield pa.table({"index": np.arange(500), "messages": chats})
 
 
 def test_a_viewer_can_scan_a_page_of_rows(tmp_path, monkeypatch):
