@@ -1,12 +1,16 @@
 """Attention on a CPU in each of its ways: python -m pytest tests/test_attention.py."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.engines import attention, kernel
+from extract.engines import attention, kernel, packed
 from extract.engines.attention import Sequences, attend
+from extract.engines.packed import PackedModel
+from tests.test_packed import make, one_by_one, sequences_of
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +102,40 @@ def test_short_neighbours_form_blocks():
     assert [(start, stop) for start, stop, _ in Sequences([60, 60, 60, 300, 5]).blocks] == [
         (0, 120), (120, 180), (180, 480), (480, 485)
     ]  # fmt: skip
+
+
+def flash(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """What torch's flash attention over lengths computes on a GPU, in its own layout."""
+    lengths = cu_seq_q.diff().tolist()
+    assert cu_seq_q is cu_seq_k and cu_seq_q.dtype == torch.int32 and max_q == max_k == max(lengths)
+    assert enable_gqa or query.shape[1] == key.shape[1]
+    heads = (t.transpose(0, 1) for t in (query, key, value))
+    return truth(*heads, lengths, scale, {(-1, 0): True, (-1, -1): False}[window_size]).to(query.dtype)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_a_gpu_attends_by_lengths(monkeypatch, is_causal):
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    lengths = [30, 1, 9]
+    query, key, value = draw(lengths, 4, 2, 32)
+    real = inspect.signature(varlen.varlen_attn)
+    calls = []
+
+    def checked(*args, **more):
+        calls.append(real.bind(*args, **more))
+        return flash(*args, **more)
+
+    monkeypatch.setattr(varlen, "varlen_attn", checked)
+    got = attention._flash(query, key, value, Sequences(lengths), 0.2, is_causal)
+    torch.testing.assert_close(got.float(), truth(query, key, value, lengths, 0.2, is_causal), atol=0.02, rtol=0.02)
+    assert len(calls) == 1
+
+
+def test_a_whole_model_runs_by_lengths(monkeypatch):
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen, "varlen_attn", flash)
+    monkeypatch.setattr(packed, "attend", attention._flash)
+    plain, ours = make("qwen3"), PackedModel(make("qwen3"), 100)
+    sequences = sequences_of([50, 3, 20])
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(sequences)[0][0], one_by_one(plain, sequences), atol=1e-5, rtol=0)

@@ -1,8 +1,9 @@
-"""Padding-free forward on a CPU, for any transformers model that goes through the attention interface.
+"""Padding-free forward on a CPU or a GPU, for any transformers model that goes through the attention interface.
 
-All tokens of a batch stand in one row `[1, N]`; only attention knows where one sequence ends. Linear layers run in oneDNN with
-weights laid out once: through MKL, which picks AVX2 kernels on AMD, float32 products reach 216 GFLOP/s where oneDNN reaches
-507 (two cores of an EPYC, 2,048 x 384 x 1,536). Both are taken only where a probe gives the values of the model as it came.
+All tokens of a batch stand in one row `[1, N]`; only attention knows where one sequence ends. On a CPU, linear layers run in
+oneDNN with weights laid out once: through MKL, which picks AVX2 kernels on AMD, float32 products reach 216 GFLOP/s where
+oneDNN reaches 507 (two cores of an EPYC, 2,048 x 384 x 1,536). All is taken only where a probe gives the values of the model
+as it came.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from extract.engines.attention import Sequences, attend
+from extract.engines.transfer import send
 
 logger = logging.getLogger(__name__)
 
@@ -136,16 +138,20 @@ class PackedModel:
         probe = [torch.randint(0, vocab_size, (n,), generator=generator) for n in PROBE_LENGTHS]
         probe = [torch.where(ids == pad, (ids + 1) % vocab_size, ids) for ids in probe] if pad is not None else probe
         with torch.inference_mode():  # one sequence at a time, no padding, the model untouched
-            truth = torch.cat([model(input_ids=ids[None], **arguments)[0][0].float() for ids in probe])
+            truth = torch.cat(
+                [model(input_ids=ids[None].to(model.device), **arguments)[0][0].float() for ids in probe]
+            )
         sequences = [ids.tolist() for ids in probe]
         self._choose_attention(sequences, truth, pad)
-        self._choose_linears(sequences, truth)
+        if model.device.type == "cpu":
+            self._choose_linears(sequences, truth)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> Any:
         """Run token ids; every output has the tokens `[1, N, …]` one sequence after the other."""
         ids = torch.tensor([id_ for sequence in sequences for id_ in sequence])[None]
         positions = torch.cat([torch.arange(len(sequence)) for sequence in sequences])[None] + self.position_offset
         flight = _of_thread.flight = _Flight(Sequences([len(s) for s in sequences]), self.max_length)
+        ids, positions = (send(t, self.model.device) for t in (ids, positions))
         output = self.model(input_ids=ids, position_ids=positions, **self.arguments)
         if not flight.calls:
             raise PackedUnsupportedError("the model does not use the attention interface")
