@@ -119,7 +119,7 @@ def test_a_model_without_the_attention_interface_is_refused():
             super().__init__()
             self.config = make("bert").config
             self.embed = nn.Embedding(SIZES["vocab_size"], 8)
-            self.dtype = torch.float32
+            self.dtype, self.device = torch.float32, torch.device("cpu")
 
         def set_attn_implementation(self, name):
             pass

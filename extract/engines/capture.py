@@ -19,6 +19,7 @@ from extract.engines import EngineError
 from extract.engines.causal import CausalModel
 from extract.engines.draws import uniforms
 from extract.engines.nucleus import Chosen, Rule, Selector
+from extract.engines.transfer import send
 from extract.engines.transformers import CPU_BATCH_TOKENS, DEVICE_BATCH_TOKENS, IN_FLIGHT, in_order
 from extract.token_logits import Conversation, TokenLogits
 
@@ -86,7 +87,7 @@ class CaptureEngine:
     def _run(self, batch: Sequence[Conversation]) -> Fetch:
         device, select = self.model.head_device, self._selector()
         numbers = [uniforms(self.seed, c.row, np.array(c.positions, np.int64)) for c in batch]
-        u_T = torch.from_numpy(np.concatenate([np.empty(0), *numbers])).to(device)
+        u_T = send(torch.from_numpy(np.concatenate([np.empty(0), *numbers])), device)
         hidden_TD = self._hidden([c for c in batch if c.positions])
         blocks = [slice(i, i + self.head_rows) for i in range(0, max(1, len(u_T)), self.head_rows)]
         parts = [select(self.model.logits(hidden_TD[block]), u_T[block]) for block in blocks]
@@ -112,7 +113,7 @@ class CaptureEngine:
             return torch.empty(0, self.model.width, dtype=self.model.dtype, device=device)
         hidden, starts = self.model.hidden([c.input_ids for c in batch])
         places = [np.array(c.positions) - 1 + start for c, start in zip(batch, starts, strict=True)]
-        index = torch.from_numpy(np.concatenate(places)).to(hidden.device, non_blocking=True)
+        index = send(torch.from_numpy(np.concatenate(places)), hidden.device)
         return hidden[index].to(device, non_blocking=True)
 
     def _selector(self) -> Selector:

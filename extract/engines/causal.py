@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from extract.engines import EngineError
 from extract.engines.packed import PackedLinear, PackedModel, PackedUnsupportedError
+from extract.engines.transfer import send
 from extract.engines.transformers import keep_memory
 from extract.engines.weights import load_weights
 
@@ -59,8 +60,7 @@ class CausalModel:
         self.change: Change = lambda logits: logits
         with torch.inference_mode():
             hidden = self._find_change(whole, str(location[0]))
-            if self.is_cpu and spread is None:
-                keep_memory()
+            if spread is None and self.device.type in ("cpu", "cuda"):
                 self._pack(max_length, hidden)
 
     def hidden(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
@@ -73,7 +73,7 @@ class CausalModel:
         for row, sequence in zip(ids, sequences, strict=True):
             row[: len(sequence)] = torch.tensor(sequence)
         mask = (torch.arange(width)[None] < torch.tensor(lengths)[:, None]).long()
-        ids, mask = (t.to(self.device, non_blocking=True) for t in (ids, mask))
+        ids, mask = (send(t, self.device) for t in (ids, mask))
         states = self.backbone(input_ids=ids, attention_mask=mask, use_cache=False)[0].flatten(0, 1)
         return states, [row * width for row in range(len(sequences))]
 
@@ -106,6 +106,9 @@ class CausalModel:
             self.packed = PackedModel(self.backbone, max_length, use_cache=False)
         except PackedUnsupportedError as error:
             logger.warning("padded batches: this model does not run without padding (%s)", error)
+        if not self.is_cpu:
+            return
+        keep_memory()
         if self.dtype != torch.float32 or type(self.head) is not nn.Linear:
             return  # in bfloat16, oneDNN is what torch takes by itself
         plain = self.head

@@ -1,8 +1,9 @@
-"""Padding-free forward on a CPU, for any transformers model that goes through the attention interface.
+"""Padding-free forward on a CPU or a GPU, for any transformers model that goes through the attention interface.
 
-All tokens of a batch stand in one row `[1, N]`; only attention knows where one sequence ends. Linear layers run in oneDNN with
-weights laid out once: through MKL, which picks AVX2 kernels on AMD, float32 products reach 216 GFLOP/s where oneDNN reaches
-507 (two cores of an EPYC, 2,048 x 384 x 1,536). Both are taken only where a probe gives the values of the model as it came.
+All tokens of a batch stand in one row `[1, N]`; only attention knows where one sequence ends. On a CPU, linear layers run in
+oneDNN with weights laid out once: through MKL, which picks AVX2 kernels on AMD, float32 products reach 216 GFLOP/s where
+oneDNN reaches 507 (two cores of an EPYC, 2,048 x 384 x 1,536). All is taken only where a probe gives the values of the model
+as it came.
 """
 
 from __future__ import annotations
@@ -10,35 +11,35 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from itertools import accumulate
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from extract.engines.attention import Sequences, attend
+from extract.engines.transfer import send
+
 logger = logging.getLogger(__name__)
 
 ATTENTION = "stillroom_packed"
-REFUSED = (
-    "softcap",
-    "position_bias",
-    "s_aux",
-    "head_mask",
-    "alibi",
-)  # arguments that the packed attention does not do
+# arguments that the packed attention does not do
+REFUSED = ("softcap", "position_bias", "s_aux", "head_mask", "alibi")
 LAYOUT_ROWS = 2048  # rows that oneDNN lays weights out for; time per token is flat from 1k to 4k
-MAX_BMM_LENGTH = 1024  # scores of longer sequences fall out of the cache
-# Short sequences attend together, masked from each other: 2,048 tokens in texts of 30 take 4.1 ms instead of 5.9
-BLOCK_TOKENS = 128
 PROBE_LENGTHS = (7, 48, 2, 48, 33)
 
-# of the batch in flight: lengths: list[int]; blocks: list[Block]; max_length: int, of any batch of the model;
-# calls: int, of the attention
-_batch = threading.local()
+
+@dataclass
+class _Flight:
+    """The batch that a thread runs."""
+
+    sequences: Sequences
+    max_length: int  # of any batch of the model
+    calls: int = 0  # of the attention
 
 
-Block = tuple[int, int, Tensor | None]  # tokens [start, stop), and what is added to their scores [1, n, n]
+_of_thread = threading.local()  # flight: _Flight
 
 
 class PackedUnsupportedError(RuntimeError):
@@ -58,74 +59,17 @@ def packed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each sequence of a packed batch. query: [1, H, N, d]; key, value: [1, H or fewer, N, d]."""
-    lengths: list[int] = _batch.lengths
+    flight: _Flight = _of_thread.flight
     if attention_mask is not None or any(kwargs.get(name) is not None for name in REFUSED):
         raise PackedUnsupportedError("attention with a mask, a bias, a sink or a soft cap")
-    if query.shape[0] != 1 or not query.shape[2] == key.shape[2] == sum(lengths):
+    if query.shape[0] != 1 or not query.shape[2] == key.shape[2] == sum(flight.sequences.lengths):
         raise PackedUnsupportedError("attention over something else than the packed tokens")
-    if sliding_window and _batch.max_length > sliding_window // 2:  # families count a window as one or both sides
+    if sliding_window and flight.max_length > sliding_window // 2:  # families count a window as one or both sides
         raise PackedUnsupportedError("a sliding window shorter than the longest text")
-    _batch.calls += 1
+    flight.calls += 1
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    heads = query.shape[1]
-    key, value = (t[0].repeat_interleave(heads // t.shape[1], 0) if t.shape[1] < heads else t[0] for t in (key, value))
-    by_products = query.dtype == torch.bfloat16 and not causal and max(lengths) <= MAX_BMM_LENGTH
-    out = query.new_empty(query.shape[2], heads, value.shape[-1])
-    for start, stop, mask in _batch.blocks if by_products else _whole(lengths):
-        part = (query[0, :, start:stop], key[:, start:stop], value[:, start:stop])
-        attended = _attend_by_products(*part, scale, mask) if by_products else _attend_fused(*part, scale, causal)
-        out[start:stop].transpose(0, 1).copy_(attended)
-    return out[None], None
-
-
-def _whole(lengths: Sequence[int]) -> list[Block]:
-    stops = list(accumulate(lengths))
-    return [(stop - length, stop, None) for length, stop in zip(lengths, stops, strict=True)]
-
-
-def block_diagonal(lengths: Sequence[int], dtype: torch.dtype) -> list[Block]:
-    """Join neighbours into blocks of at most BLOCK_TOKENS tokens; a longer sequence is a block of its own."""
-    blocks: list[Block] = []
-    start, inside = 0, [lengths[0]]
-    for length in [*lengths[1:], BLOCK_TOKENS]:  # the last closes the block in hand
-        if sum(inside) + length <= BLOCK_TOKENS:
-            inside.append(length)
-            continue
-        stop = start + sum(inside)
-        blocks.append((start, stop, _apart(inside, dtype) if len(inside) > 1 else None))
-        start, inside = stop, [length]
-    return blocks
-
-
-def _apart(lengths: list[int], dtype: torch.dtype) -> Tensor:
-    """Zero within each sequence, minus infinity between two; [1, n, n]."""
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    return torch.zeros(len(owner), len(owner), dtype=dtype).masked_fill_(owner[:, None] != owner, -torch.inf)[None]
-
-
-def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """Two oneDNN products and its softmax, in bfloat16: half the time of torch's fused kernel (256 tokens, 12 heads of 32).
-
-    The copies make the transposed key a view that oneDNN takes as it is: 5 % of the whole.
-    """
-    query, key = query.contiguous(), key.contiguous()
-    bias, beta = (query.new_empty(()), 0) if mask is None else (mask, 1)
-    scores = torch.baddbmm(bias, query, key.transpose(1, 2), beta=beta, alpha=scale)
-    return torch.bmm(_softmax(scores), value)
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    """Softmax over the last axis. In bfloat16, torch's own takes 1.5 times as long at 256 tokens and 3 times at 90."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.softmax(scores, -1)
-    probabilities: Tensor = torch.softmax(scores.to_mkldnn(), -1).to_dense()
-    return probabilities
-
-
-def _attend_fused(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> Tensor:
-    attention = nn.functional.scaled_dot_product_attention
-    return attention(query[None], key[None], value[None], scale=scale, is_causal=causal and query.shape[1] > 1)[0]
+    return attend(query[0], key[0], value[0], flight.sequences, scale, causal)[None], None
 
 
 # No mask function is registered under this name: transformers then builds no mask at all.
@@ -194,20 +138,22 @@ class PackedModel:
         probe = [torch.randint(0, vocab_size, (n,), generator=generator) for n in PROBE_LENGTHS]
         probe = [torch.where(ids == pad, (ids + 1) % vocab_size, ids) for ids in probe] if pad is not None else probe
         with torch.inference_mode():  # one sequence at a time, no padding, the model untouched
-            truth = torch.cat([model(input_ids=ids[None], **arguments)[0][0].float() for ids in probe])
+            truth = torch.cat(
+                [model(input_ids=ids[None].to(model.device), **arguments)[0][0].float() for ids in probe]
+            )
         sequences = [ids.tolist() for ids in probe]
         self._choose_attention(sequences, truth, pad)
-        self._choose_linears(sequences, truth)
+        if model.device.type == "cpu":
+            self._choose_linears(sequences, truth)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> Any:
         """Run token ids; every output has the tokens `[1, N, …]` one sequence after the other."""
         ids = torch.tensor([id_ for sequence in sequences for id_ in sequence])[None]
         positions = torch.cat([torch.arange(len(sequence)) for sequence in sequences])[None] + self.position_offset
-        _batch.lengths, _batch.max_length, _batch.calls = [len(s) for s in sequences], self.max_length, 0
-        is_masked = self.model.dtype == torch.bfloat16  # where attention goes by products
-        _batch.blocks = block_diagonal(_batch.lengths, self.model.dtype) if is_masked else []
+        flight = _of_thread.flight = _Flight(Sequences([len(s) for s in sequences]), self.max_length)
+        ids, positions = (send(t, self.model.device) for t in (ids, positions))
         output = self.model(input_ids=ids, position_ids=positions, **self.arguments)
-        if not _batch.calls:
+        if not flight.calls:
             raise PackedUnsupportedError("the model does not use the attention interface")
         return output
 

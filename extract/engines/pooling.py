@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from extract.engines.transfer import send
+
 
 def pool(hidden_ND: Tensor, lengths: list[int], how: str, skip: int = 0) -> Tensor:  # axes: N tokens, D dimensions
     """Return float32 [B, D] of N tokens in B texts of the given lengths, all at least 1.
@@ -25,12 +27,12 @@ def _pool(hidden_ND: Tensor, starts: Tensor, counts: Tensor, before: Tensor, how
     device = hidden_ND.device
     if how in ("cls", "last"):
         index = starts if how == "cls" else starts + counts - 1
-        return hidden_ND[index.to(device, non_blocking=True)].float()
+        return hidden_ND[send(index, device)].float()
     text = torch.repeat_interleave(torch.arange(len(counts)), counts)
     place = torch.arange(len(text)) - (counts.cumsum(0) - counts)[text]  # within its text, from 0
     if len(text) < len(hidden_ND):
-        hidden_ND = hidden_ND[(starts[text] + place).to(device, non_blocking=True)]
-    text_of_token = text.to(device, non_blocking=True)
+        hidden_ND = hidden_ND[send(starts[text] + place, device)]
+    text_of_token = send(text, device)
     shape = (len(counts), hidden_ND.shape[1])
     if how == "max":
         lowest = hidden_ND.new_full(shape, -torch.inf, dtype=torch.float32)
@@ -40,10 +42,10 @@ def _pool(hidden_ND: Tensor, starts: Tensor, counts: Tensor, before: Tensor, how
     if how == "weighted-mean":  # a token weighs its place in the whole text, from 1
         weights = (place + before[text] + 1).float()
         totals = torch.zeros(len(counts)).index_add_(0, text, weights)
-        values = values * weights.to(device, non_blocking=True)[:, None]
+        values = values * send(weights, device)[:, None]
     sums = hidden_ND.new_zeros(shape, dtype=torch.float32).index_add_(0, text_of_token, values)
     divisors = totals.sqrt() if how == "mean-sqrt-len" else totals
-    return sums / divisors.to(device, non_blocking=True)[:, None]
+    return sums / send(divisors, device)[:, None]
 
 
 def finish(vectors_BD: Tensor, dimensions: int | None, normalize: bool | None) -> Tensor:

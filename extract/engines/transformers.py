@@ -21,6 +21,7 @@ from extract.engines import EngineError
 from extract.engines.packed import PackedModel, PackedUnsupportedError
 from extract.engines.pooling import finish, pool
 from extract.engines.steps import load_steps
+from extract.engines.transfer import send
 from extract.engines.weights import load_weights
 from extract.model_files import ModelFiles
 from extract.sample import Batch, Sample
@@ -50,7 +51,7 @@ def keep_memory() -> None:
 
 
 class TransformersEngine:
-    """Runs batches without padding on a CPU, with padding elsewhere, and pools on the device."""
+    """Runs batches without padding where the device and the model can, and pools on the device."""
 
     pad_id = 0  # of tokens that no one sees
 
@@ -70,10 +71,9 @@ class TransformersEngine:
         self.arguments: dict[str, Any] = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
         if job.layer != -1:
             self.arguments["output_hidden_states"] = True
-        self.packed: PackedModel | None = None
         if self.is_cpu:
             keep_memory()
-            self.packed = self._pack()
+        self.packed: PackedModel | None = self._pack() if self.device.type in ("cpu", "cuda") else None
 
     def _pack(self) -> PackedModel | None:
         try:
@@ -154,13 +154,13 @@ class TransformersEngine:
         mask = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
         places = mask.flatten().nonzero()[:, 0]  # on the host: no wait for the device
         output = self.model(
-            input_ids=ids.to(self.device, non_blocking=True),
-            attention_mask=mask.long().to(self.device, non_blocking=True),
+            input_ids=send(ids, self.device),
+            attention_mask=send(mask.long(), self.device),
             **self._more_inputs(samples, width),
             **self.arguments,
         )
         hidden = self._layer(output).flatten(0, 1)
-        return hidden[places.to(self.device, non_blocking=True)], ids.numel()
+        return hidden[send(places, self.device)], ids.numel()
 
     def _more_inputs(self, samples: list[Sample], width: int) -> dict[str, Tensor]:
         """What the model takes beside ids and mask, of samples padded to `width`."""

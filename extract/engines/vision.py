@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from builders.job import Job
 from builders.row import RowError
 from extract.batching import TokenBudget
+from extract.engines.transfer import send
 from extract.engines.transformers import TransformersEngine, in_order
 from extract.model_files import ModelFiles
 from extract.processor import load_processor
@@ -78,7 +79,7 @@ class VisionEngine(TransformersEngine):
     def _more_inputs(self, samples: list[Sample], width: int) -> dict[str, Tensor]:
         """What goes with the token ids: of each token padded to `width`, of images one after the other."""
         names = dict.fromkeys(name for sample in samples if sample.scene for name in sample.scene.inputs)
-        return {name: self._joined(name, samples, width).to(self.device, non_blocking=True) for name in names}
+        return {name: send(self._joined(name, samples, width), self.device) for name in names}
 
     def _joined(self, name: str, samples: list[Sample], width: int) -> Tensor:
         values = [sample.scene.inputs.get(name) for sample in samples if sample.scene]
