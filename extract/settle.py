@@ -157,6 +157,7 @@ def choose_chunk_rows(job: Job, source: Source, selection: Selection, build: Bui
         started = time.monotonic()
         for batch, results, padded in engine.run(batches(build.samples(rows, work), budget, work), budget):
             work.put(batch.samples, results, padded)
+        work.finish()  # rows without a result are no records
         seconds = time.monotonic() - started
     row_bytes = build.row_bytes(work, engine)
     by_size = job.upload_size_mb * 1e6 / row_bytes

@@ -67,6 +67,14 @@ def options(bench: Bench, model: Path, output: str, *more: object) -> list[str]:
     return [str(part) for part in [*job, *more]]
 
 
+def test_a_pilot_passes_over_conversations_without_an_answer(tmp_path, model, chat_parquet):
+    """Every tenth row has none; without --chunk-rows the size of a unit is measured first."""
+    bench = Bench(tmp_path)
+    job = ["--build", "logits", "--source", str(chat_parquet), "--limit", "20", "--model", str(model)]
+    log = bench.run(*job, "--dtype", "float32", "--output", "./out", "--resume")
+    assert "rows per chunk" in log and "18 records of 20 rows, skipped: no_assistant_token 2" in log
+
+
 def records(folder: Path) -> list[dict]:
     return [row for path in sorted(folder.glob("data/**/*.parquet")) for row in pq.read_table(path).to_pylist()]
 
