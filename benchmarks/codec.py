@@ -1,7 +1,8 @@
 """Teacher logits: packed, stored, and read back, in tokens per second of one core.
 
-The distributions are made up: 26 exact ids in the mean and 16 drawn ones, anywhere in the vocabulary, with noise in the bits
-of their logits, which compression would find equal otherwise. The peer is the plain way: ids as int32 and logits as float32, lists in Parquet as `datasets` writes them, read into numpy arrays.
+The distributions are made up: 26 exact ids in the mean and 16 drawn ones, anywhere in the vocabulary, with noise in the
+bits of their logits, which compression would find equal otherwise. The peer is the plain way: ids as int32 and logits as
+float32, lists in Parquet as `datasets` writes them, read into numpy arrays.
 """
 
 from __future__ import annotations
@@ -119,7 +120,11 @@ def rows() -> Iterator[Row]:
         write_chunk(paths[0], table, {})
         Dataset(plain(found)).to_parquet(str(paths[1]))
         for number in range(RUNS + 1):
-            rates = rate(lambda: packed(found)), rate(lambda: read_packed(paths[0])), rate(lambda: read_plain(paths[1]))
+            rates = (
+                rate(lambda: packed(found)),
+                rate(lambda: read_packed(paths[0])),
+                rate(lambda: read_plain(paths[1])),
+            )
             if number:
                 for values, value in zip((packing, ours, theirs), rates, strict=True):
                     values.append(value)

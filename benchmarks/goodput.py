@@ -1,11 +1,12 @@
 """Goodput of a day: the share of the workers' 24 hours that went into units which are not lost, on a fake clock.
 
-Eight machines of eight workers share nothing but the output (an array of jobs). Each machine is taken away after 4 hours in the
-mean, at any moment, half of the time with its disk, and another takes its place at once; in between, a run ends by itself after
-55 minutes (`--max-runtime-minutes`). The real `Stop` decides which unit may begin, and the real committer and budget, against
-the server of commits.py, decide when a unit is safe from the loss of its disk. Lost are: the start of each process (measured
-on this machine, or a minute, as for a large model), waiting for the last worker and the last commit of a run, the unit in hand
-of a lost disk, and its units that were not committed. A kept disk loses nothing: batches of the unit in hand are on it.
+Eight machines of eight workers share nothing but the output (an array of jobs). Each machine is taken away after 4 hours in
+the mean, at any moment, half of the time with its disk, and another takes its place at once; in between, a run ends by
+itself after 55 minutes (`--max-runtime-minutes`). The real `Stop` decides which unit may begin, and the real committer and
+budget, against the server of commits.py, decide when a unit is safe from the loss of its disk. Lost are: the start of each
+process (measured on this machine, or a minute, as for a large model), waiting for the last worker and the last commit of a
+run, the unit in hand of a lost disk, and its units that were not committed. A kept disk loses nothing: batches of the unit
+in hand are on it.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ class Machine:
         """A unit is whole on the disk, and is sent."""
         start = self.number * 10**6 + len(self.units)
         self.units[f"{start}"] = (finished, seconds)
-        self.offers.append((finished + UPLOAD_SECONDS, [Receipt(start, start + 1, (Entry(f"{start}", 10**8, "0" * 64),), {})]))
+        self.offers.append(
+            (finished + UPLOAD_SECONDS, [Receipt(start, start + 1, (Entry(f"{start}", 10**8, "0" * 64),), {})])
+        )
 
     def uncommitted(self, server: Server) -> float:
         """Seconds of units that a lost disk took with it."""

@@ -83,7 +83,7 @@ def slope(times: np.ndarray, sizes: np.ndarray) -> float:
     return float(np.polyfit(times[late], sizes[late], 1)[0] * 3600)
 
 
-def rows(minutes: float = 1.0) -> Iterator[Row]:
+def rows(minutes: float = 0.5) -> Iterator[Row]:
     """Yield the rows of the table. A short slice says how much memory a run takes; its slope says little."""
     times, sizes = sample(minutes, "fake", on_hub=False)
     late = sizes[times > WARM * times[-1]]
@@ -99,10 +99,14 @@ def main(minutes: float, engine: str, on_hub: bool) -> None:
     """Print start, median, last and peak MB, and MB per hour."""
     times, sizes = sample(minutes, engine, on_hub=on_hub)
     parts = np.array_split(sizes, 10)
-    click.echo(f"engine {engine}, {minutes:g} minutes: median MB of each tenth {[round(float(np.median(p))) for p in parts]}")
+    click.echo(
+        f"engine {engine}, {minutes:g} minutes: median MB of each tenth {[round(float(np.median(p))) for p in parts]}"
+    )
     click.echo(f"start {sizes[0]:.0f}, median {np.median(sizes):.0f}, last {sizes[-1]:.0f}, peak {sizes.max():.0f} MB")
     grown = slope(times, sizes)
-    click.echo(f"after the warm-up {grown:+.1f} MB/hour; goal at most {GOAL:g}: {'reached' if grown <= GOAL else 'NOT reached'}")
+    click.echo(
+        f"after the warm-up {grown:+.1f} MB/hour; goal at most {GOAL:g}: {'reached' if grown <= GOAL else 'NOT reached'}"
+    )
 
 
 if __name__ == "__main__":

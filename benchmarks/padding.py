@@ -23,7 +23,7 @@ from extract.tokens import TextTokenizer, load_tokenizer
 from tests.runs import MINILM
 
 FIXED, BUDGET, UNITS, UNIT_ROWS, DEMO_ROWS, MAX_LENGTH = 32, 16_384, 3, 8192, 1000, 256
-GOAL = 1.02  # tokens run per token
+GOAL = 2.0  # % of the tokens that are run
 
 
 def token_samples(num_rows: int) -> list[Sample]:
@@ -56,8 +56,8 @@ def rows() -> Iterator[Row]:
     parts = [draw.choices(samples, k=UNIT_ROWS) for _ in range(UNITS)]
     ours = [run_per_token(token_batches(part, TokenBudget(BUDGET))) for part in parts]
     by_length = [sorted(part, key=lambda sample: -sample.num_tokens) for part in parts]
+    yield Row("padding, our batches", "%", [100 * (1 - 1 / run) for run in ours], goal=GOAL, is_less=True)
     unit = "run per token"
-    yield Row("padding, our batches", unit, ours, goal=GOAL, is_less=True)
     in_order = [run_per_token(fixed(part)) for part in parts]
     yield Row("padding", unit, ours, in_order, f"batches of {FIXED} in order", is_less=True)
     in_length = [run_per_token(fixed(part)) for part in by_length]

@@ -53,7 +53,9 @@ def fill(server: HubServer, output: str, num_done: int, num_rows: int, num_skipp
         for u in done
     ]
     for start in range(0, num_done, 100):
-        tree |= {path: server.store.keep(content) for path, content in ledger.part(receipts[start : start + 100]).items()}
+        tree |= {
+            path: server.store.keep(content) for path, content in ledger.part(receipts[start : start + 100]).items()
+        }
     repo.record("main", tree, f"{num_done:,} chunks", ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -88,8 +89,8 @@ def machine() -> str:
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     flags = next((line for line in lines if line.startswith("flags")), "").split()
     wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    memory = int(next(Path("/proc/meminfo").open()).split()[1]) / 2**20 if info.exists() else 0
-    return f"{sum(line.startswith('processor') for line in lines)} cores of {name} ({', '.join(wide)}), {memory:.0f} GiB"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores of {name} ({', '.join(wide)}), {memory:.0f} GiB"
 
 
 def versions() -> str:

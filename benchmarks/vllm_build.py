@@ -44,9 +44,7 @@ def seconds(work: Callable[[], object]) -> float:
 @click.option("--model", default=MODEL, show_default=True)
 @click.option("--chunk-rows", default=200, show_default=True, help="rows of a unit")
 @click.option("--json", "as_json", is_flag=True, help="print the seconds of each side as one line of JSON")
-def main(
-    rows: int, pairs: int, dtype: str, source: str | None, model: str, chunk_rows: int, *, as_json: bool
-) -> None:
+def main(rows: int, pairs: int, dtype: str, source: str | None, model: str, chunk_rows: int, *, as_json: bool) -> None:
     """Print tokens/s of each side, and the ratios."""
     folder = Path(tempfile.mkdtemp(prefix="stillroom-bench-"))
     if source is None:
