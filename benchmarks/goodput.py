@@ -52,11 +52,14 @@ class Worker:
     done: float = 0.0
     worked: float = 0.0  # seconds in units, lost ones too
 
-    def run(self, began: float, first: float, killed: float) -> tuple[float, list[tuple[float, float]]]:
+    def run(
+        self, began: float, first: float, killed: float, *, keeps_disk: bool
+    ) -> tuple[float, list[tuple[float, float]]]:
         """Live from a process's start and first batch; return when it is idle, and (end, seconds) of finished units."""
         clock = Clock(began)
         stop, finished = Stop(RUN_SECONDS / 60, clock), list[tuple[float, float]]()
         stop.uploaded(UPLOAD_SECONDS)
+        stop.keeps_disk = keeps_disk
         clock.now, leave = first, min(killed, began + RUN_SECONDS - stop.drain_seconds)
         while clock.now < leave and stop.may_begin():
             self.took = self.took or UNIT_SECONDS * self.draw.uniform(0.8, 1.2)
@@ -81,7 +84,7 @@ class Machine:
     number: int
     draw: random.Random
     start_seconds: float
-    ends: list[tuple[float, float, bool]] = field(default_factory=list)  # of processes: end, next start, disk is lost
+    ends: list[tuple[float, bool]] = field(default_factory=list)  # of processes, and whether the disk was lost there
     offers: list[tuple[float, list[Receipt]]] = field(default_factory=list)
     units: dict[str, tuple[float, float]] = field(default_factory=dict)  # path -> finished, seconds
     lost: float = 0.0  # seconds of units in hand
@@ -90,9 +93,12 @@ class Machine:
     def live(self) -> None:
         """Fill in the day."""
         workers = [Worker(random.Random(self.draw.random())) for _ in range(WORKERS_PER_MACHINE)]
-        now, killed = 0.0, self.draw.expovariate(1 / LOST_EVERY)
+        now, killed, keeps_disk = 0.0, self.draw.expovariate(1 / LOST_EVERY), False
         while now < DAY:
-            results = [worker.run(now, now + self.start_seconds, min(killed, DAY)) for worker in workers]
+            results = [
+                worker.run(now, now + self.start_seconds, min(killed, DAY), keeps_disk=keeps_disk)
+                for worker in workers
+            ]
             end = min(killed, max(idle for idle, _ in results) + UPLOAD_SECONDS + COMMIT_SECONDS)
             for finished, seconds in sorted(unit for _, units in results for unit in units):
                 self.offer(finished, seconds)
@@ -101,8 +107,8 @@ class Machine:
                 self.lost += sum(worker.lose_disk() for worker in workers)
             if end == killed:
                 killed = end + self.draw.expovariate(1 / LOST_EVERY)
-            self.ends.append((end, end, disk_is_lost))
-            now = end
+            self.ends.append((end, disk_is_lost))
+            now, keeps_disk = end, not disk_is_lost
         self.worked = sum(worker.worked for worker in workers)
 
     def offer(self, finished: float, seconds: float) -> None:
@@ -115,7 +121,7 @@ class Machine:
 
     def uncommitted(self, server: Server) -> float:
         """Seconds of units that a lost disk took with it."""
-        losses = [end for end, _, is_lost in self.ends if is_lost]
+        losses = [end for end, is_lost in self.ends if is_lost]
         taken = 0.0
         for path, (finished, seconds) in self.units.items():
             loss = next((end for end in losses if end >= finished), None)
@@ -132,7 +138,7 @@ class Committing(Writer):
 
     def step(self) -> float:
         """See Writer."""
-        end, following, disk_is_lost = self.ends[0]
+        end, disk_is_lost = self.ends[0]
         while self.offers and self.offers[0][0] <= self.now:
             self.committer.offer(self.offers.popleft()[1])
         if self.now >= end:
@@ -141,7 +147,6 @@ class Committing(Writer):
                 self.committer.waiting.clear()
                 while self.offers and self.offers[0][0] - UPLOAD_SECONDS <= end:
                     self.offers.popleft()
-            self.now = following
             self.begin()
             return self.now if self.ends else DAY
         is_last = self.now >= end - COMMIT_SECONDS

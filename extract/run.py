@@ -89,6 +89,7 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         uploader = stack.enter_context(open_uploader(session, settings, world)) if world.is_leader else None
         upload = uploader.status if uploader else None
         status_file, has_bar = session.cache / "status.json", settings.log_format == "text" and not settings.quiet
+        stop.keeps_disk = status_file.exists()  # an earlier run was here, so a later one may be
         progress = Progress(world, len(plan.units), plan.num_done, status_file, upload, plan.num_tokens, has_bar)
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
