@@ -25,7 +25,7 @@ from builders.job import Job
 from extract.model_files import read_model_files
 from extract.sample import Batch
 
-ROWS, CHUNK_ROWS, PAIRS = 200, 200, 3
+ROWS, CHUNK_ROWS, PAIRS = {"float32": 300, "bfloat16": 500}, 200, 3  # some seconds a run: its end takes 0.2 s of it
 OVER_DEFAULT, OVER_BEST, OVER_ENGINE = 2.0, 1.5, 0.97
 SHAPES = ((2048, 2048, 2048), (4096, 384, 1536))
 
@@ -56,8 +56,9 @@ def model_flops(folder: Path, batches: Sequence[Batch]) -> float:
     return 2.0 * weights * sum(lengths) + 4.0 * width * layers * sum(length**2 for length in lengths)
 
 
-def rows(dtype: str, num_rows: int = ROWS, pairs: int = PAIRS) -> Iterator[Row]:
+def rows(dtype: str, num_rows: int | None = None, pairs: int = PAIRS) -> Iterator[Row]:
     """Yield the rows of the table."""
+    num_rows = num_rows or ROWS[dtype]
     speeds: dict[str, list[float]] = {"default": [], "best": [], "whole": [], "poured": [], "engine": [], "peak": []}
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
