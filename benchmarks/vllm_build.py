@@ -10,6 +10,7 @@ a process of its own, so the times are of the wall: nothing else may run on the 
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -42,7 +43,8 @@ def seconds(work: Callable[[], object]) -> float:
 @click.option("--source", help="Parquet or JSONL with a messages column [generated demo chats]")
 @click.option("--model", default=MODEL, show_default=True)
 @click.option("--chunk-rows", default=200, show_default=True, help="rows of a unit")
-def main(rows: int, pairs: int, dtype: str, source: str | None, model: str, chunk_rows: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="print the seconds of each side as one line of JSON")
+def main(rows: int, pairs: int, dtype: str, source: str | None, model: str, chunk_rows: int, *, as_json: bool) -> None:
     """Print tokens/s of each side, and the ratios."""
     folder = Path(tempfile.mkdtemp(prefix="stillroom-bench-"))
     if source is None:
@@ -74,6 +76,8 @@ def main(rows: int, pairs: int, dtype: str, source: str | None, model: str, chun
         speed = spread([num_tokens / t for t in taken], "{:,.0f}")
         ratio = spread([a / b for a, b in zip(one, taken, strict=True)], "{:.3f}")
         click.echo(f"{name:32}{speed:>28} tokens/s{ratio:>24} of one list")
+    if as_json:
+        click.echo(json.dumps(times))
     shutil.rmtree(folder, ignore_errors=True)
     ours.engine.close()
 

@@ -63,6 +63,11 @@ class Session:
     ranks: RankTable | None = None  # of compact teacher logits
     ranges: np.ndarray | None = None  # of int8 vectors, float32 [2, D]
 
+    @property
+    def status_file(self) -> Path:
+        """Where the run says how far it is, for `stillroom status`."""
+        return self.cache / "status.json"
+
 
 def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session:
     """Settle the job on the main worker, share it, and find what is to do.

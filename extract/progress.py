@@ -13,7 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from extract.prepare import Session
 from extract.sample import Batch
+from extract.settings import Settings
+from extract.stop import Stop
 from extract.summary import describe
 from extract.tracking import Tracker
 from extract.work import Work
@@ -143,3 +146,15 @@ class Progress:
             self.tracker.log(status)
             self.tracker.close()
         return status
+
+
+def open_progress(
+    session: Session, settings: Settings, world: World, stop: Stop, upload: Callable[[], Mapping[str, Any]] | None
+) -> Progress:
+    """Return what shows how far the run is; the main worker's tells a tracker, too."""
+    plan, has_bar = session.plan, settings.log_format == "text" and not settings.quiet
+    is_told = settings.tracker is not None and world.is_main
+    tracker = Tracker(str(settings.tracker), plan.job, settings.cache / "trackers") if is_told else None
+    cost = lambda: settings.cost(world.world_size * stop.seconds)  # noqa: E731  # so far
+    known = (len(plan.units), plan.num_done, session.status_file, upload, plan.num_tokens)
+    return Progress(world, *known, has_bar, tracker, cost)

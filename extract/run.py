@@ -38,12 +38,12 @@ from extract.disk import DiskFullError, is_full
 from extract.engines import Engine, EngineLostError, load_engine
 from extract.plan import number_at
 from extract.prepare import Session, prepare
-from extract.progress import Progress
+from extract.progress import Progress, open_progress
 from extract.read_ahead import read_ahead
 from extract.settings import Settings
 from extract.stop import LateError, Stop
 from extract.summary import describe_totals, skipped_by_reason, summarize
-from extract.tracking import Tracker, check_tracker
+from extract.tracking import check_tracker
 from extract.world import World
 from extract.writer import ChunkWriter
 from hub.budget import CommitBudget
@@ -89,7 +89,8 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
     plan, full = session.plan, None
     with ExitStack() as stack:
         uploader = stack.enter_context(open_uploader(session, settings, world)) if world.is_leader else None
-        progress = open_progress(session, settings, world, stop, uploader)
+        stop.keeps_disk = session.status_file.exists()  # an earlier run was here, so a later one may be
+        progress = open_progress(session, settings, world, stop, uploader.status if uploader else None)
         tick = watch(world, stop, progress, uploader)
         if plan.todo and not stop.now:
             kind = open_build(plan.job, plan.source, session.files, session.old, session.ranks, session.ranges)
@@ -116,19 +117,6 @@ def build(session: Session, settings: Settings, world: World, stop: Stop) -> Non
         logger.info("this run: %s", summarize(status), extra={"status": status})
     if full is not None:
         raise full
-
-
-def open_progress(
-    session: Session, settings: Settings, world: World, stop: Stop, uploader: Uploader | None
-) -> Progress:
-    """Return what shows how far the run is; the main worker's tells a tracker, too."""
-    plan, status_file = session.plan, session.cache / "status.json"
-    upload, has_bar = uploader.status if uploader else None, settings.log_format == "text" and not settings.quiet
-    is_told = settings.tracker is not None and world.is_main
-    tracker = Tracker(str(settings.tracker), plan.job, settings.cache / "trackers") if is_told else None
-    cost = lambda: settings.cost(world.world_size * stop.seconds)  # noqa: E731  # so far
-    known = (len(plan.units), plan.num_done, status_file, upload, plan.num_tokens)
-    return Progress(world, *known, has_bar, tracker, cost)
 
 
 def pour(

@@ -27,7 +27,9 @@ class LateError(Exception):
 class Stop:
     """Says whether another unit may begin, and whether the one in hand must be left.
 
-    Leaving a unit loses nothing while the disk is kept: its finished batches are in the partial file.
+    Leaving a unit loses nothing while the disk is kept: its finished batches are in the partial file. So with `keeps_disk`
+    units begin until only the drain fits: of 55-minute runs with units of two minutes, 1.4 % more is work. Else no unit begins
+    that does not fit: what a run computes of it would go with the disk, and the machine is paid for.
     """
 
     def __init__(self, max_runtime_minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,6 +37,7 @@ class Stop:
         self.end = None if max_runtime_minutes is None else clock() + 60 * max_runtime_minutes
         self.reason: str | None = None
         self.is_urgent = False  # leave the unit in hand; else only begin no other
+        self.keeps_disk = False
         self.drain_seconds = COMMIT_SECONDS
         self._unit_seconds: deque[float] = deque(maxlen=20)
         self._signalled_at: float | None = None
@@ -94,8 +97,9 @@ class Stop:
         return self.is_urgent
 
     def may_begin(self) -> bool:
-        """Tell whether a whole unit and the drain after it still fit into the time."""
-        if self.end is not None and self.end - self.clock() - self.drain_seconds < self.unit_seconds:
+        """Tell whether a whole unit and the drain after it still fit into the time, or some of a unit where that is kept."""
+        needed = 0.0 if self.keeps_disk else self.unit_seconds
+        if self.end is not None and self.end - self.clock() - self.drain_seconds < needed:
             self.request(DEADLINE, is_urgent=False)
         return not self.now and self.reason is None
 

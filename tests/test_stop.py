@@ -50,6 +50,17 @@ def test_no_unit_begins_that_would_not_be_uploaded_in_time(clock, unit_seconds, 
     assert stop.seconds_to_drain >= 2 * upload_seconds + COMMIT_SECONDS
 
 
+def test_on_a_disk_that_is_kept_units_begin_until_only_the_drain_fits(clock):
+    stop = Stop(10, clock)
+    stop.keeps_disk = True
+    stop.finished_unit(300)
+    clock.now += 600 - stop.drain_seconds - 1
+    assert stop.may_begin()
+    clock.now += 2
+    assert not stop.may_begin()
+    assert stop.now
+
+
 def test_the_end_of_the_time_lets_the_unit_in_hand_finish_and_then_leaves_it(clock):
     stop = Stop(10, clock)
     stop.finished_unit(300)
