@@ -30,7 +30,7 @@ from benchmarks.table import Row, from_dict, machine, markdown, to_json, version
 GROUPS: dict[str, tuple[str, tuple, float]] = {  # name -> module, arguments of its `rows`, most seconds
     "float32": ("embeddings", ("float32",), 240),
     "bfloat16": ("embeddings", ("bfloat16",), 180),
-    "vllm": ("vllm_rows", (), 240),
+    "vllm": ("vllm_rows", (), 300),
     "logits": ("logits_rows", (), 180),
     "codec": ("codec", (), 60),
     "padding": ("padding", (), 60),
