@@ -49,7 +49,7 @@ FAR = 2000  # characters of a failed group's output that are kept
 def measured(name: str) -> Iterator[Row]:
     """Run a group in a process; its rows, or one that says why there are none."""
     limit = GROUPS[name][2] * float(os.environ.get("STILLROOM_BENCH_PATIENCE", "1"))
-    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"} | dict(os.environ)
+    environment = {"TOKENIZERS_PARALLELISM": "true"} | dict(os.environ)
     command = [sys.executable, __file__, "--one", name]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
