@@ -129,7 +129,10 @@ class Ours:
         """Settle the job as a run does, and load its model and tokenizer."""
         session = open_session(job, folder / "settle")
         job, files = session.plan.job, session.files
-        return cls(job, load_engine(job, files, None), load_text_tokenizer(job, files), folder)
+        engine = session.engine or load_engine(
+            job, files, None
+        )  # planning has loaded it: a new job is tried before it is settled
+        return cls(job, engine, load_text_tokenizer(job, files), folder)
 
     def rows(self) -> tuple[list[str], list[Batch]]:
         """The texts in row order, and the same batches that a run makes of them."""

@@ -18,7 +18,7 @@ from builders.demo import write_demo
 from builders.job import Job
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-ROWS, PAIRS, DTYPE, GOAL = 200, 3, "float32", 0.97
+ROWS, PAIRS, DTYPE, GOAL = 100, 3, "float32", 0.97
 PYTHON = os.environ.get("STILLROOM_VLLM_PYTHON") or str(CHECKOUT / ".venv-vllm" / "bin" / "python")
 
 
