@@ -23,7 +23,7 @@ sys.path[:] = [str(CHECKOUT), *(path for path in sys.path if path != str(CHECKOU
 
 
 WORKERS, SWEEPS = (1, 2, 4, 8), 3
-UNITS, UNIT_ROWS, BATCH_TOKENS, BATCH_SECONDS = 32, 32, 1024, 0.15  # about 140 batches
+UNITS, UNIT_ROWS, BATCH_TOKENS, BATCH_SECONDS = 20, 32, 1024, 0.15  # about 90 batches
 SPANS = "STILLROOM_BENCH_SPANS"  # folder in which each worker leaves the times of its batches
 GOAL = 0.95
 
