@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from builders.row import Row, RowError
 
 BATCH_ROWS = 1000  # rows decoded at a time: long chats reach megabytes a row
 BATCH_BYTES = 2**26  # and at most so many, before compression
+MAX_OPEN = 16  # Parquet files at a time: a source may have thousands, a process 1,024, and a footer takes 0.2 MB
 LINES_PER_MARK = 256  # a JSONL offset is kept for every 256th line: 3 MB of marks for 100 M rows
 
 
@@ -40,6 +42,19 @@ class RowFile(Protocol):
         """Yield rows at sorted `positions` (int64 [N]) with only `columns`; `Row.index` is `offset` + position."""
 
 
+def _open(url: str) -> pq.ParquetFile:
+    """Ranges are fetched ahead and joined (`pre_buffer`)."""
+    try:
+        if url.startswith("hf://"):
+            from huggingface_hub import HfFileSystem
+
+            file = HfFileSystem().open(url, "rb", cache_type="none")  # pyarrow knows what it wants
+            return pq.ParquetFile(file, pre_buffer=True)
+        return pq.ParquetFile(url, pre_buffer=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SourceError(f"{url} is not a readable Parquet file: {error}") from error
+
+
 @dataclass
 class ParquetFile:
     """A Parquet file, local or on the Hub (`hf://datasets/user/name@sha/path`), of which only what is needed is read."""
@@ -49,16 +64,11 @@ class ParquetFile:
 
     @cached_property
     def reader(self) -> pq.ParquetFile:
-        """The open file; its footer is read once. Ranges are fetched ahead and joined (`pre_buffer`)."""
-        try:
-            if self.url.startswith("hf://"):
-                from huggingface_hub import HfFileSystem
-
-                file = HfFileSystem().open(self.url, "rb", cache_type="none")  # pyarrow knows what it wants
-                return pq.ParquetFile(file, pre_buffer=True)
-            return pq.ParquetFile(self.url, pre_buffer=True)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise SourceError(f"{self.url} is not a readable Parquet file: {error}") from error
+        """The open file, while it is among the last MAX_OPEN opened: units go from file to file, in order."""
+        _opened.append(self)
+        if len(_opened) > MAX_OPEN:
+            _opened.popleft().__dict__.pop("reader", None)
+        return _open(self.url)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -101,6 +111,9 @@ class ParquetFile:
                     return
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{self.url}, row group {group}: {error}") from error
+
+
+_opened: deque[ParquetFile] = deque()  # oldest first
 
 
 @dataclass

@@ -1,14 +1,16 @@
 """Local sources: python -m pytest tests/test_source.py."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from builders.files import SourceError
+from builders.files import MAX_OPEN, SourceError
 from builders.job import Job
 from builders.options import ConfigError
 from builders.source import is_local, open_source
@@ -59,6 +61,16 @@ def test_a_folder_is_its_files_in_order(folder, cache):
     assert source.columns == ("n", "text")
     rows = list(source.read(np.arange(30), ["n"]))
     assert [(row.index, row.data) for row in rows] == [(i, {"n": i}) for i in range(30)]
+
+
+def test_of_thousands_of_files_some_are_open(tmp_path, cache):
+    for number in range(40):
+        write_parquet(tmp_path / "data" / f"{number:04}.parquet", number, number + 1)
+    source = open_path(tmp_path / "data", cache)
+    for _ in range(2):
+        assert [row.data["n"] for row in source.read(np.arange(40), ["n"])] == list(range(40))
+    opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert 0 < sum(path.startswith(str(tmp_path)) for path in opened) <= MAX_OPEN
 
 
 def test_rows_are_read_across_files(folder, cache):
