@@ -15,9 +15,8 @@ from hub.reader import HubReader
 logger = logging.getLogger(__name__)
 
 CARRIED = ("license", "license_name", "license_link", "language")
-WORD = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9 ._:/#?=%+-]{0,199}"
-)  # what the Hub may take; anything else would hold up a commit
+# What the Hub may take; anything else would hold up a commit
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/#?=%+-]{0,199}")
 
 
 def carried_over(source: str, revision: str | None) -> dict[str, Any]:

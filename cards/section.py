@@ -17,12 +17,21 @@ def put_section(readme: str, name: str, text: str, configs: Sequence[Mapping[str
     names = {config["config_name"] for config in configs}
     kept = [c for c in data.get("configs") or [] if c.get("config_name") not in names]
     data = {**data, "configs": [*kept, *map(dict, configs)]}
-    begin, end = f"<!-- stillroom: begin of {name} -->", f"<!-- stillroom: end of {name} -->"
+    begin, end = _bound("begin", name), _bound("end", name)
     part = f"{begin}\n\n{text.strip()}\n\n{end}"
     before, found, rest = body.partition(begin)
     _, found_end, after = rest.partition(end)
     body = f"{before}{part}{after}" if found and found_end else f"{body.rstrip()}\n\n{part}\n"
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n\n{body.lstrip()}"
+
+
+def has_section(readme: str, name: str) -> bool:
+    """Whether README.md has a section of that name."""
+    return _bound("begin", name) in readme
+
+
+def _bound(what: str, name: str) -> str:
+    return f"<!-- stillroom: {what} of {name} -->"
 
 
 def config_of(name: str, split: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from builders.curate.vectors import cache_folder
 from builders.options import ConfigError
+from cards.section import has_section
 from hub.chunk import write_chunk
 from hub.commit import commit_change
 from hub.pending import Entry
@@ -78,5 +79,5 @@ def _refuse_other(repo: Repo, name: str, section: str) -> None:
     """Refuse an output that holds data, and no card of ours that says what may be replaced."""
     if any(path.startswith(f"{name}/") for path in repo.list_files()):
         readme = (repo.read("README.md") or b"").decode()
-        if f"begin of {section} -->" not in readme:  # see cards/section.py
+        if not has_section(readme, section):
             raise ConfigError(f"--to {repo.name}: it holds data of something else: give a new dataset or folder")

@@ -31,7 +31,7 @@ from extract.output_job import begin_in, read_job, read_previous
 from extract.partial import Partial
 from extract.plan import open_existing, plan_units
 from extract.ranks import rank_table
-from extract.settings import Settings
+from extract.settings import STATUS_FILE, Settings
 from extract.settle import choose_chunk_rows, settle
 from extract.stop import Stop
 from extract.token_plan import TokenPlan, read_token_plan
@@ -66,7 +66,7 @@ class Session:
     @property
     def status_file(self) -> Path:
         """Where the run says how far it is, for `stillroom status`."""
-        return self.cache / "status.json"
+        return self.cache / STATUS_FILE
 
 
 def prepare(asked: Job, settings: Settings, world: World, stop: Stop) -> Session:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from builders.options import ConfigError, check_fields, option
 
+STATUS_FILE = "status.json"  # in the cache of a job
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

@@ -31,7 +31,7 @@ from builders.source import open_source
 from extract.lock import is_held
 from extract.output_job import read_job, read_previous
 from extract.prepare import job_cache, units_of
-from extract.settings import Settings
+from extract.settings import STATUS_FILE, Settings
 from extract.summary import SKIPPED, describe_totals, duration, size
 from extract.verify import open_pinned
 from hub.budget import HOUR
@@ -138,7 +138,7 @@ def runs_here(job: Job, names: set[str], settings: Settings) -> Iterator[Here]:
     """Yield what this machine's cache has of runs into an output, whose name may be given with its account or without."""
     folders = {job_cache(replace(job, output=name), settings) for name in names}
     for folder in sorted(path for one in folders for path in one.parent.glob(f"{one.name}*")):
-        file = folder / "status.json"
+        file = folder / STATUS_FILE
         pending = Pending(folder / "pending", 1) if (folder / "pending").is_dir() else None
         try:
             run, beat = json.loads(file.read_text()), time.time() - file.stat().st_mtime

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "extract/status.py": {"builders", "extract", "hub"},
     "extract/logits_output.py": {"builders", "extract", "hub"},
     "extract/card.py": {"builders", "extract", "hub", "cards"},
-    "extract/derived.py": {"builders", "extract", "hub"},
+    "extract/derived.py": {"builders", "extract", "hub", "cards"},
     "extract/curate.py": {"builders", "extract", "cards"},
     "extract/subset.py": {"builders", "extract", "cards"},
     "extract/explore.py": {"builders", "extract", "cards"},

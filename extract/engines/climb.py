@@ -16,10 +16,8 @@ START: Cell = (2048, 4)
 MIN_TOKENS, MAX_TOKENS, MAX_REQUESTS = 256, 2**17, 256
 REVIEW = 32  # measures of the best cell between two looks round
 BUSY_SECONDS = 60.0  # that fewer requests are sent after a server said it is busy
-EPOCH_SECONDS, EPOCH_REQUESTS = (
-    0.5,
-    8,
-)  # a measure takes at least so long, so many requests, and three rounds of them all
+# A measure takes at least so long, so many requests, and three rounds of them all
+EPOCH_SECONDS, EPOCH_REQUESTS = 0.5, 8
 ROUNDS = 3
 
 

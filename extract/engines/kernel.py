@@ -54,10 +54,8 @@ def load_kernel() -> Kernel | None:
             return None
         kernel = _wrap(_compile())
         error = _largest_error(kernel)
-    except (
-        OSError,
-        subprocess.SubprocessError,
-    ) as failure:  # no compiler, one that is too old, a folder without execution
+    # No compiler, one that is too old, a folder without execution
+    except (OSError, subprocess.SubprocessError) as failure:
         output = getattr(failure, "stderr", None) or str(failure)
         logger.info("attention is not compiled: %s", output.strip().partition("\n")[0])
         return None

@@ -31,9 +31,8 @@ from extract.sample import Batch
 POOLING_TYPES = {"mean": "MEAN", "last": "LAST", "cls": "CLS"}
 BATCH_TOKENS = 8192  # of one step of the engine, and of our batches
 IN_FLIGHT_STEPS = 4  # steps' worth of tokens inside the engine: what it schedules from
-CPU_SPACE_GB = (
-    "2"  # of the key-value cache on a CPU, which a single pass hardly fills; vLLM by itself takes half the memory
-)
+# Of the key-value cache on a CPU, which a single pass hardly fills; vLLM by itself takes half the memory
+CPU_SPACE_GB = "2"
 DRAINS = (signal.SIGINT, signal.SIGTERM)  # the run drains at these: its engine must live on
 
 
