@@ -1,32 +1,38 @@
 """Attention on a CPU in each of its ways: python -m pytest tests/test_attention.py."""
 
 import inspect
+import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.engines import attention, kernel, packed
+from extract.engines import attention, compiled, kernel, packed
 from extract.engines.attention import Sequences, attend
 from extract.engines.packed import PackedModel
 from tests.test_packed import make, one_by_one, sequences_of
 
 
 @pytest.fixture(scope="module")
-def compiled():
+def fast():
     found = kernel.load_kernel()
     if found is None:
         pytest.skip("no C compiler, or no CPU for it")
     return found
 
 
+def forget():
+    kernel.load_kernel.cache_clear()
+    compiled.load_library.cache_clear()
+
+
 @pytest.fixture
 def anew():
     """The kernel is looked for again, before the test and after."""
-    kernel.load_kernel.cache_clear()
+    forget()
     yield
-    kernel.load_kernel.cache_clear()
+    forget()
 
 
 def draw(lengths, heads, kv_heads, size, spread=1.0):
@@ -54,36 +60,38 @@ shapes = st.sampled_from([(4, 4, 32), (6, 2, 64), (2, 1, 96)])
 
 @settings(max_examples=15, deadline=None)
 @given(lengths=lengths_, shape=shapes, is_causal=st.booleans(), spread=st.sampled_from([0.1, 1.0, 20.0]))
-def test_every_sequence_attends_to_itself_alone(compiled, lengths, shape, is_causal, spread):
+def test_every_sequence_attends_to_itself_alone(fast, lengths, shape, is_causal, spread):
     query, key, value = draw(lengths, *shape, spread)
     got = attend(query, key, value, Sequences(lengths), 0.2, is_causal)
     expected = truth(query, key, value, lengths, 0.2, is_causal)
     torch.testing.assert_close(got.float(), expected, atol=0.02 * spread, rtol=0.02)
 
 
-def test_without_a_compiler_values_are_the_same(anew, compiled, monkeypatch):
+def test_without_a_compiler_values_are_the_same(anew, fast, monkeypatch):
     lengths = [130, 5, 60, 60, 33]
     inputs = (*draw(lengths, 4, 4, 32), Sequences(lengths), 0.2, False)
-    fast = attend(*inputs)
+    by_kernel = attend(*inputs)
     monkeypatch.setenv("CC", "false")
-    kernel.load_kernel.cache_clear()
+    forget()
     assert kernel.load_kernel() is None
-    torch.testing.assert_close(attend(*inputs), fast, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(attend(*inputs), by_kernel, atol=0.02, rtol=0.02)
 
 
-def test_code_that_computes_something_else_is_not_taken(anew, compiled, monkeypatch, tmp_path, caplog):
-    source = kernel.SOURCE.read_text()
-    wrong = tmp_path / "attention.c"
-    wrong.write_text(source.replace("seen[r] = is_causal ? token + 1", "seen[r] = is_causal ? token + 2"))
-    monkeypatch.setattr(kernel, "SOURCE", wrong)
-    kernel.load_kernel.cache_clear()
+def test_code_that_computes_something_else_is_not_taken(anew, fast, monkeypatch, tmp_path, caplog):
+    shutil.copytree(compiled.FOLDER, tmp_path, dirs_exist_ok=True)
+    source = (tmp_path / "attention.c").read_text()
+    right, wrong = "seen[r] = is_causal ? token + 1", "seen[r] = is_causal ? token + 2"
+    assert right in source
+    (tmp_path / "attention.c").write_text(source.replace(right, wrong))
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    forget()
     assert kernel.load_kernel() is None
     assert "the compiler's code is wrong" in caplog.text
 
 
 def test_a_cpu_without_the_instructions_compiles_nothing(anew, monkeypatch):
-    monkeypatch.setattr(kernel, "_cpu_flags", lambda: {"avx512f"})
-    monkeypatch.setattr(kernel, "_compile", lambda: pytest.fail("compiled"))
+    monkeypatch.setattr(compiled, "_cpu_flags", lambda: {"avx512f"})
+    monkeypatch.setattr(compiled, "_compile", lambda: pytest.fail("compiled"))
     assert kernel.load_kernel() is None
 
 

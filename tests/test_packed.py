@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModel
 
-from extract.engines.packed import PackedModel, PackedUnsupportedError, pack_linears
+from extract.engines.linears import pack_linears
+from extract.engines.packed import PackedModel, PackedUnsupportedError
+from extract.engines.swaps import Swaps
 
 SIZES = {
     "hidden_size": 32,
@@ -44,7 +46,7 @@ REFUSED = {
 def make(family, **more):
     name, options = (CONFIGS | REFUSED)[family]
     torch.manual_seed(0)
-    config = getattr(transformers, name)(**SIZES, **{**options, **more})
+    config = getattr(transformers, name)(**{**SIZES, **options, **more})
     return AutoModel.from_config(config).eval()
 
 
@@ -135,11 +137,11 @@ def test_linear_layers_are_swapped_and_can_be_swapped_back():
     model, sequences = make("bert"), sequences_of([9])
     before = one_by_one(model, sequences)
     names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    undo = pack_linears(model)
+    swaps = Swaps()
+    pack_linears(model, swaps)
     assert not [name for name, module in model.named_modules() if type(module) is nn.Linear]
     torch.testing.assert_close(one_by_one(model, sequences), before, atol=1e-5, rtol=0)
-    for parent, name, old in reversed(undo):
-        setattr(parent, name, old)
+    swaps.undo()
     assert [name for name, module in model.named_modules() if type(module) is nn.Linear] == names
 
 
@@ -147,7 +149,7 @@ def test_a_linear_layer_with_a_hook_stays():
     model = make("bert")
     hooked = model.encoder.layer[0].attention.self.query
     hooked.register_forward_hook(lambda *args: None)
-    pack_linears(model)
+    pack_linears(model, Swaps())
     assert model.encoder.layer[0].attention.self.query is hooked
 
 

@@ -1,26 +1,15 @@
 // Attention within each sequence of a packed batch, in bfloat16, for CPUs with AVX512-bf16. Scores of eight queries at a time
 // stay in the first cache, from their product with the keys to the one with the values; nothing is copied but keys and values
-// of one head, into pairs as the instruction wants them. Products add up in float32, the softmax is in float32.
+// of one head, into pairs as the instruction wants them. Products add up in float32, the softmax is in float32. Strides, of
+// heads and tokens, are in elements; dimensions of a head are neighbours.
 
-#include <immintrin.h>
-#include <stdint.h>
+#include "bf16.h"
 #include <stdlib.h>
 
 #define ROWS 8        // queries at a time: with two vectors each, 16 sums in registers
 #define LOWEST -1e30f // of a score that is none
 
 #define PADDED(tokens) (((tokens) + 31) / 32 * 32)
-
-typedef uint16_t bf16; // strides, of heads and tokens, are in elements; dimensions of a head are neighbours
-
-static inline __m512 exp2_of(__m512 x) // relative error 4e-5
-{
-    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_fmadd_ps(f, _mm512_set1_ps(0.00961813f), _mm512_set1_ps(0.05550411f));
-    y = _mm512_fmadd_ps(f, y, _mm512_set1_ps(0.24022651f));
-    y = _mm512_fmadd_ps(f, y, _mm512_set1_ps(0.69314718f));
-    return _mm512_scalef_ps(_mm512_fmadd_ps(f, y, _mm512_set1_ps(1.0f)), whole);
-}
 
 static inline __m512 dot(__m512 sum, uint32_t pair, __m512i pairs)
 {

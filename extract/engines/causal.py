@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from extract.engines import EngineError
-from extract.engines.packed import PackedLinear, PackedModel, PackedUnsupportedError
+from extract.engines.linears import PackedLinear
+from extract.engines.packed import PackedModel, PackedUnsupportedError
 from extract.engines.transfer import send
 from extract.engines.transformers import keep_memory
 from extract.engines.weights import load_weights

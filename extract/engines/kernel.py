@@ -1,34 +1,21 @@
-"""attention.c, compiled when a model is loaded, where there is a C compiler and a CPU that it is for.
-
-It takes a third of the time of torch's best way (two oneDNN products and its softmax): 20 % off a MiniLM in bfloat16, for half
-a second of compiling. The library lies in a folder of this process alone until it is loaded: no cache to trust or to clear.
-"""
+"""The compiled attention: a third of the time of torch's best way (two oneDNN products and its softmax)."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
-import os
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from extract.engines.compiled import load_library
+
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("attention.c")
-FLAGS = ("-O3", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-fno-strict-aliasing", "-shared", "-fPIC")
-NEEDED = {"avx512f", "avx512bw", "avx512vl", "avx512_bf16"}  # as /proc/cpuinfo calls them
-# Matrix units are 8 times as fast in products, and torch has its own kernels for them: not measured
-BETTER = {"amx_tile"}
-COMPILE_SECONDS = 60
 POINTER, INT = ctypes.c_void_p, ctypes.c_int64
 ARGUMENTS: list[Any] = [*3 * [POINTER, INT, INT], POINTER, POINTER, *4 * [INT], ctypes.c_float, ctypes.c_int]
 
@@ -44,38 +31,16 @@ def fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 @cache
 def load_kernel() -> Kernel | None:
-    """Return the compiled attention within each sequence of a packed batch, or None where there is none or it is wrong.
-
-    `CC` names the compiler, as for make; `CC=false` means none.
-    """
-    try:
-        flags = _cpu_flags()
-        if not flags >= NEEDED or flags & BETTER:
-            return None
-        kernel = _wrap(_compile())
-        error = _largest_error(kernel)
-    # No compiler, one that is too old, a folder without execution
-    except (OSError, subprocess.SubprocessError) as failure:
-        output = getattr(failure, "stderr", None) or str(failure)
-        logger.info("attention is not compiled: %s", output.strip().partition("\n")[0])
+    """Return the compiled attention within each sequence of a packed batch, or None where there is none or it is wrong."""
+    library = load_library()
+    if library is None:
         return None
+    kernel = _wrap(library)
+    error = _largest_error(kernel)
     if error > 0.03:
         logger.warning("attention is not compiled: the compiler's code is wrong by %.2g", error)
         return None
     return kernel
-
-
-def _cpu_flags() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
-
-
-def _compile() -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory(prefix="stillroom-") as folder:
-        library = Path(folder) / "attention.so"
-        command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, str(SOURCE), "-o", str(library)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-        return ctypes.CDLL(str(library))
 
 
 def _wrap(library: ctypes.CDLL) -> Kernel:

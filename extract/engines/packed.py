@@ -1,16 +1,15 @@
 """Padding-free forward on a CPU or a GPU, for any transformers model that goes through the attention interface.
 
 All tokens of a batch stand in one row `[1, N]`; only attention knows where one sequence ends. On a CPU, linear layers run in
-oneDNN with weights laid out once: through MKL, which picks AVX2 kernels on AMD, float32 products reach 216 GFLOP/s where
-oneDNN reaches 507 (two cores of an EPYC, 2,048 x 384 x 1,536). All is taken only where a probe gives the values of the model
-as it came.
+oneDNN (linears.py), and in bfloat16 what stands between them in compiled code (layers.py). All is taken only where a probe
+gives the values of the model as it came.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from extract.engines.attention import Sequences, attend
+from extract.engines.layers import pack_layers
+from extract.engines.linears import pack_linears
+from extract.engines.swaps import Swaps
 from extract.engines.transfer import send
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,6 @@ logger = logging.getLogger(__name__)
 ATTENTION = "stillroom_packed"
 # arguments that the packed attention does not do
 REFUSED = ("softcap", "position_bias", "s_aux", "head_mask", "alibi")
-LAYOUT_ROWS = 2048  # rows that oneDNN lays weights out for; time per token is flat from 1k to 4k
 PROBE_LENGTHS = (7, 48, 2, 48, 33)
 
 
@@ -76,52 +77,6 @@ def packed_attention(
 AttentionInterface.register(ATTENTION, packed_attention)
 
 
-class PackedLinear(nn.Module):
-    """`nn.Linear` in oneDNN, with its weight laid out once and an erf-GELU fused behind it where one follows."""
-
-    def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
-        super().__init__()
-        weight = linear.weight.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, LAYOUT_ROWS)
-        self.bias = None if linear.bias is None else linear.bias.detach()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.activation = activation
-        self.algorithm = "none" if activation == "gelu" else ""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [..., in_features]."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], self.algorithm)
-
-
-Undo = list[tuple[nn.Module, str, nn.Module]]
-
-
-def pack_linears(model: nn.Module) -> Undo:
-    """Replace every plain `nn.Linear` and return what undoes it. Quantised, adapted or hooked layers stay."""
-    undo: Undo = []
-
-    def swap(parent: nn.Module, name: str, new: nn.Module) -> None:
-        undo.append((parent, name, getattr(parent, name)))
-        setattr(parent, name, new)
-
-    for parent in list(model.modules()):
-        children = dict(parent.named_children())
-        activation = children.get("intermediate_act_fn")  # of BERT and its kin: activation(dense(x)), nothing else
-        is_fused = activation is not None and len(children) == 2 and _is_erf_gelu(activation)
-        for name, child in children.items():
-            if type(child) is not nn.Linear or child._forward_hooks or child._forward_pre_hooks:
-                continue
-            swap(parent, name, PackedLinear(child, "gelu" if is_fused and name == "dense" else "none"))
-        if is_fused:
-            swap(parent, "intermediate_act_fn", nn.Identity())
-    return undo
-
-
-def _is_erf_gelu(activation: nn.Module) -> bool:
-    x = torch.linspace(-6, 6, 101)
-    return torch.equal(activation(x), nn.functional.gelu(x))
-
-
 class PackedModel:
     """A model that runs packed batches. Making one changes the model in place.
 
@@ -144,7 +99,9 @@ class PackedModel:
         sequences = [ids.tolist() for ids in probe]
         self._choose_attention(sequences, truth, pad)
         if model.device.type == "cpu":
-            self._choose_linears(sequences, truth)
+            self._swap(pack_linears, sequences, truth)
+            if model.dtype == torch.bfloat16:
+                self._swap(pack_layers, sequences, truth)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> Any:
         """Run token ids; every output has the tokens `[1, N, …]` one sequence after the other."""
@@ -171,15 +128,14 @@ class PackedModel:
         self.model.set_attn_implementation(plain)
         raise PackedUnsupportedError("; ".join(reasons))
 
-    def _choose_linears(self, sequences: list[list[int]], truth: Tensor) -> None:
-        undo: Undo = []
+    def _swap(self, pack: Callable[[nn.Module, Swaps], None], sequences: list[list[int]], truth: Tensor) -> None:
+        swaps = Swaps()
         try:
-            undo = pack_linears(self.model)
+            pack(self.model, swaps)
             self._compare(sequences, truth)
         except Exception as error:  # a torch without oneDNN, a module that reads linear.weight
-            for parent, name, old in reversed(undo):
-                setattr(parent, name, old)
-            logger.info("linear layers stay as they are: %s", error)
+            swaps.undo()
+            logger.info("%s: modules stay as they are: %s", pack.__name__, error)
 
     def _compare(self, sequences: list[list[int]], truth: Tensor) -> None:
         with torch.inference_mode():

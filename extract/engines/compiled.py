@@ -1,0 +1,55 @@
+"""The C code beside this file, compiled when a model is loaded, where there is a C compiler and a CPU that it is for.
+
+The library lies in a folder of this process alone until it is loaded: no cache to trust or to clear.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shlex
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent
+FLAGS = ("-O3", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-fno-strict-aliasing", "-shared", "-fPIC")
+NEEDED = {"avx512f", "avx512bw", "avx512vl", "avx512_bf16"}  # as /proc/cpuinfo calls them
+# Matrix units are 8 times as fast in products, and torch has its own kernels for them: not measured
+BETTER = {"amx_tile"}
+COMPILE_SECONDS = 60
+
+
+@cache
+def load_library() -> ctypes.CDLL | None:
+    """Return `attend` of attention.c and `norm` and `gate` of layers.c, or None where they cannot be had.
+
+    `CC` names the compiler, as for make; `CC=false` means none. Compiling takes 0.7 s.
+    """
+    try:
+        flags = _cpu_flags()
+        return _compile() if flags >= NEEDED and not flags & BETTER else None
+    # No compiler, one that is too old, a folder without execution
+    except (OSError, subprocess.SubprocessError) as failure:
+        output = getattr(failure, "stderr", None) or str(failure)
+        logger.info("attention and norms are not compiled: %s", output.strip().partition("\n")[0])
+        return None
+
+
+def _cpu_flags() -> set[str]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def _compile() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory(prefix="stillroom-") as folder:
+        library = Path(folder) / "kernels.so"
+        # In one: the compiler reads its header of instructions once, which takes half the time
+        sources = ("-include", str(FOLDER / "attention.c"), str(FOLDER / "layers.c"))
+        command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *sources, "-o", str(library)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+        return ctypes.CDLL(str(library))
