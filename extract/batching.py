@@ -9,9 +9,9 @@ from extract.sample import Sample
 
 logger = logging.getLogger(__name__)
 
-WINDOW_SAMPLES = 8192  # look-ahead; sorted, ragged chats then pad well under 2 %
+# A window; half of another is looked at before it goes. Sorted, ragged chats then pad well under 2 %
+WINDOW_SAMPLES = 8192
 WINDOW_BATCHES = 64  # and at most so many budgets of tokens, so that long texts do not fill memory
-
 WINDOW_BYTES = 2**28  # and so many of encoded images
 
 
@@ -47,15 +47,20 @@ def token_batches(samples: Iterable[Sample], budget: TokenBudget) -> Iterator[li
 
 
 def _windows(samples: Iterable[Sample], budget: TokenBudget) -> Iterator[list[Sample]]:
+    """Full windows; the last takes what would not fill half of another, as few samples by themselves pad most."""
+    held: list[Sample] = []
     window: list[Sample] = []
     tokens = num_bytes = 0
     for sample in samples:
         window.append(sample)
         tokens += sample.num_tokens
         num_bytes += sample.num_image_bytes
-        is_full = len(window) >= WINDOW_SAMPLES or num_bytes >= WINDOW_BYTES
-        if is_full or tokens >= WINDOW_BATCHES * budget.max_batch_tokens:
-            yield window
-            window, tokens, num_bytes = [], 0, 0
-    if window:
-        yield window
+        most_tokens = WINDOW_BATCHES * budget.max_batch_tokens
+        share = max(len(window) / WINDOW_SAMPLES, num_bytes / WINDOW_BYTES, tokens / most_tokens)
+        if held and share >= 0.5:
+            yield held
+            held = []
+        if share >= 1:
+            held, window, tokens, num_bytes = window, [], 0, 0
+    if held or window:
+        yield held + window

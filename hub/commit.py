@@ -121,7 +121,10 @@ class Uploader:
                 if is_closing and len(ready) == len(receipts):
                     self.outbox.close()
                 self._take(self.outbox.step())
-                self._leaving.wait(LAST_POLL_SECONDS if is_closing else POLL_SECONDS)
+                if is_closing:
+                    self._leaving.wait(LAST_POLL_SECONDS)
+                else:
+                    self._closing.wait(POLL_SECONDS)
         except BaseException as error:
             self._error = error
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.batching import WINDOW_SAMPLES, TokenBudget, token_batches
+from extract.batching import WINDOW_BATCHES, WINDOW_SAMPLES, TokenBudget, token_batches
 from extract.sample import Batch, Sample
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=400)
@@ -30,7 +30,7 @@ def test_every_sample_once_and_no_batch_over_the_budget(lengths, budget):
 @given(LENGTHS)
 def test_within_a_window_the_longest_come_first(lengths):
     in_order = [s.num_tokens for batch in token_batches(samples_of(lengths), TokenBudget(1000)) for s in batch]
-    assert in_order == sorted(lengths, reverse=True) or sum(lengths) >= 64 * 1000
+    assert in_order == sorted(lengths, reverse=True) or sum(lengths) >= WINDOW_BATCHES * 1000
 
 
 def test_samples_of_equal_length_keep_their_order():
@@ -38,7 +38,7 @@ def test_samples_of_equal_length_keep_their_order():
     assert [s.position for batch in batches for s in batch] == list(range(50))
 
 
-def test_no_more_is_read_ahead_than_a_window():
+def test_no_more_is_read_ahead_than_a_window_and_a_half():
     read = 0
 
     def endless():
@@ -48,10 +48,17 @@ def test_no_more_is_read_ahead_than_a_window():
             yield Sample(read, 0, [0] * 10)
 
     next(token_batches(endless(), TokenBudget(1000)))
-    assert read == 64 * 1000 / 10
+    assert read == 1.5 * WINDOW_BATCHES * 1000 / 10
     read = 0
     next(token_batches(endless(), TokenBudget(10**9)))
-    assert read == WINDOW_SAMPLES
+    assert read == 1.5 * WINDOW_SAMPLES
+
+
+def test_a_few_samples_at_the_end_are_no_window_of_their_own():
+    count = WINDOW_BATCHES * 1000 // 10
+    lengths = [*[10] * count, *[9, 5] * 100]
+    in_order = [s.num_tokens for batch in token_batches(samples_of(lengths), TokenBudget(1000)) for s in batch]
+    assert in_order == sorted(lengths, reverse=True)
 
 
 @pytest.mark.parametrize("seed", range(3))
