@@ -90,9 +90,14 @@ def test_code_that_computes_something_else_is_not_taken(anew, fast, monkeypatch,
 
 
 def test_a_cpu_without_the_instructions_compiles_nothing(anew, monkeypatch):
-    monkeypatch.setattr(compiled, "_cpu_flags", lambda: {"avx512f"})
+    monkeypatch.setattr(compiled, "cpu_flags", lambda: {"avx512f"})
     monkeypatch.setattr(compiled, "_compile", lambda: pytest.fail("compiled"))
     assert kernel.load_kernel() is None
+
+
+def test_matrix_units_keep_torchs_attention(anew, fast, monkeypatch):
+    monkeypatch.setattr(kernel, "cpu_flags", lambda: {*compiled.NEEDED, "amx_tile"})
+    assert kernel.load_kernel() is None and compiled.load_library() is not None
 
 
 @pytest.mark.parametrize("what", ["values that are not neighbours", "a head of 24"])
@@ -146,4 +151,4 @@ def test_a_whole_model_runs_by_lengths(monkeypatch):
     plain, ours = make("qwen3"), PackedModel(make("qwen3"), 100)
     sequences = sequences_of([50, 3, 20])
     with torch.inference_mode():
-        torch.testing.assert_close(ours(sequences)[0][0], one_by_one(plain, sequences), atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours(sequences), one_by_one(plain, sequences), atol=1e-5, rtol=0)

@@ -68,7 +68,7 @@ class CausalModel:
         """Return hidden states [N, D], and where in N each sequence begins; the first of its tokens stand from there on."""
         lengths = [len(sequence) for sequence in sequences]
         if self.packed is not None:
-            return self.packed(sequences)[0][0], [0, *itertools.accumulate(lengths)][:-1]
+            return self.packed(sequences), [0, *itertools.accumulate(lengths)][:-1]
         width = max(lengths)  # padded on the right: no token of a causal model sees what follows it
         ids = torch.zeros(len(sequences), width, dtype=torch.long)
         for row, sequence in zip(ids, sequences, strict=True):

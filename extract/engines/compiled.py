@@ -19,8 +19,6 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-fno-strict-aliasing", "-shared", "-fPIC")
 NEEDED = {"avx512f", "avx512bw", "avx512vl", "avx512_bf16"}  # as /proc/cpuinfo calls them
-# Matrix units are 8 times as fast in products, and torch has its own kernels for them: not measured
-BETTER = {"amx_tile"}
 COMPILE_SECONDS = 60
 
 
@@ -31,8 +29,7 @@ def load_library() -> ctypes.CDLL | None:
     `CC` names the compiler, as for make; `CC=false` means none. Compiling takes 0.7 s.
     """
     try:
-        flags = _cpu_flags()
-        return _compile() if flags >= NEEDED and not flags & BETTER else None
+        return _compile() if cpu_flags() >= NEEDED else None
     # No compiler, one that is too old, a folder without execution
     except (OSError, subprocess.SubprocessError) as failure:
         output = getattr(failure, "stderr", None) or str(failure)
@@ -40,7 +37,8 @@ def load_library() -> ctypes.CDLL | None:
         return None
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
+    """What /proc/cpuinfo says of the CPU. OSError: there is none."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 

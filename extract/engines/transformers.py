@@ -145,8 +145,7 @@ class TransformersEngine:
     def _hidden(self, samples: list[Sample], lengths: list[int]) -> tuple[Tensor, int]:
         """Hidden states [N, D] of all tokens, one sample after the other, and the tokens run for them."""
         if self.packed is not None:
-            output = self.packed([sample.input_ids for sample in samples])
-            return self._layer(output)[0], sum(lengths)
+            return self.packed([sample.input_ids for sample in samples], self.job.layer), sum(lengths)
         width = max(lengths)
         ids = torch.full((len(samples), width), self.pad_id, dtype=torch.long)
         for row, sample in zip(ids, samples, strict=True):
