@@ -1,7 +1,10 @@
 """The command line: python -m pytest tests/test_cli.py."""
 
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -15,6 +18,7 @@ from extract.prepare import prepare
 from extract.settings import Settings
 from extract.stop import Stop
 from extract.world import World
+from tests.runs import CHECKOUT
 
 
 @pytest.fixture(autouse=True)
@@ -208,3 +212,19 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(here, chat_parquet, minilm):
     assert "rows      60\n" in result.output
     assert "units     9 of 7 rows\n" in result.output
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("asked", "pool"), [(None, "system"), ("mimalloc", "mimalloc")])
+def test_a_run_takes_its_memory_from_the_system_unless_asked_otherwise(here, asked, pool):
+    """Where nothing has imported pyarrow before: it chooses once."""
+    code = """
+import contextlib, extract.cli
+with contextlib.suppress(Exception):
+    extract.cli.execute(None, None, None, {"source": "missing.parquet", "model": "missing", "output": "./out"})
+import pyarrow
+print(pyarrow.default_memory_pool().backend_name)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    environment |= {"PYTHONPATH": str(CHECKOUT)} | ({"ARROW_DEFAULT_MEMORY_POOL": asked} if asked else {})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == pool
