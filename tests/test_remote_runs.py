@@ -60,7 +60,7 @@ def test_a_build_is_killed_loses_its_server_and_goes_on(server, job, tmp_path):
 def test_a_run_that_waits_for_its_server_can_be_stopped(server, job, tmp_path):
     arguments, _ = job
     bench = Bench(tmp_path)
-    server.seconds_per_request = 3.0
+    server.seconds_per_request = 2.0
     process = run_until(
         bench, [*arguments, "--engine", "openai", "--endpoint", server.url, "--max-batch-tokens", "64"], 1
     )
