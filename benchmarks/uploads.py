@@ -16,7 +16,7 @@ from benchmarks.table import Row
 from builders.demo import write_demo
 from tests.runs import MINILM, Bench, hub_process
 
-RUNS, ROWS, CHUNK_ROWS, BYTES_PER_SECOND = 3, 6000, 500, 20e6
+RUNS, ROWS, CHUNK_ROWS, BYTES_PER_SECOND = 3, 4000, 500, 20e6
 GOAL = 0.01
 
 

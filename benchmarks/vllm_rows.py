@@ -19,7 +19,7 @@ from builders.job import Job
 from extract.model_files import read_model_files
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-ROWS, PAIRS, DTYPE, GOAL = 100, 3, "float32", 0.97
+ROWS, PAIRS, DTYPE, GOAL = 60, 3, "float32", 0.97
 PYTHON = os.environ.get("STILLROOM_VLLM_PYTHON") or str(CHECKOUT / ".venv-vllm" / "bin" / "python")
 
 
