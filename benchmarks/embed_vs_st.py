@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 
 from builders.job import Job
 from builders.units import Unit
+from extract import prepare as planning
 from extract import run as stillroom
 from extract.batching import TokenBudget
 from extract.builds import EmbeddingsBuild
@@ -136,7 +137,7 @@ class Ours:
 
     def rows(self) -> tuple[list[str], list[Batch]]:
         """The texts in row order, and the same batches that a run makes of them."""
-        plan = open_session(self.job, self.folder / "rows").plan
+        plan = open_session(self.job, self.folder / "rows", self.engine).plan
         work = VectorWork(Unit(0, 0, plan.selection.num_rows), self.job)
         indices = plan.selection.indices(0, plan.selection.num_rows)
         rendered = texts(plan.source.read(indices, plan.source.columns), self.job.view, work)
@@ -152,8 +153,7 @@ class Ours:
         self.runs += 1
         folder = self.folder / f"run-{self.runs}"
         settings, world, stop = Settings(resume=True, cache_dir=str(folder / "cache")), World(), Stop(None)
-        session = open_session(self.job, folder)
-        session = replace(session, engine=self.engine)
+        session = replace(open_session(self.job, folder, self.engine), engine=self.engine)
         poured: list[Taken] = []
 
         def pour(*args: object) -> None:
@@ -178,10 +178,12 @@ class Ours:
         return taken
 
 
-def open_session(job: Job, folder: Path):
-    """Plan a run into `folder`: what a job does before its first row."""
+def open_session(job: Job, folder: Path, engine: Engine | None = None):
+    """Plan a run into `folder`: what a job does before its first row. A new job loads its engine then, or takes this one."""
     job = replace(job, output=str(folder / "out"))
-    return prepare(job, Settings(resume=True, cache_dir=str(folder / "cache")), World(), Stop(None))
+    load = load_engine if engine is None else lambda *_, **__: engine
+    with mock.patch.object(planning, "load_engine", load):
+        return prepare(job, Settings(resume=True, cache_dir=str(folder / "cache")), World(), Stop(None))
 
 
 def vectors_of(output: Path) -> np.ndarray:
