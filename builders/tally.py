@@ -57,11 +57,13 @@ class Tally:
     per_octave: int = PER_OCTAVE
     counts: Counter[int] = field(default_factory=Counter)
     most: float = 0
+    num_units: int = 0
 
     def add(self, counts: Mapping[str, float]) -> None:
         """Add the counts of a unit."""
         self.counts.update({int(k): int(n) for k, n in counts.items() if k != MOST})
         self.most = max(self.most, counts[MOST])
+        self.num_units += 1
 
     @property
     def num_values(self) -> int:

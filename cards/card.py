@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ class Card:
     source_columns: Sequence[str]
     num_rows: int
     num_units: int
-    receipts: Sequence[Receipt]
+    receipts: Collection[Receipt]
     origin: Mapping[str, Any] = field(default_factory=dict)  # licence and languages of the source
     versions: Mapping[str, str] = field(default_factory=dict)  # of what decides values
 
@@ -125,7 +125,7 @@ class Card:
         """Bytes of the chunks of records, per token that was captured."""
         return self._size / max(1, self.totals["captured"])
 
-    @property
+    @cached_property
     def _size(self) -> int:
         folder = f"{self.layout.data}/"
         return sum(entry.size for r in self.receipts for entry in r.files if entry.path.startswith(folder))

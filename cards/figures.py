@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,7 +13,8 @@ from cards.plots import PlotBar, bars_svg
 from hub.pending import Receipt
 
 SKIPPED = "skipped_"  # prefix of the counts of skipped rows by reason
-FACTS = ("dimension", "milliseconds", "loading_milliseconds", "microdollars")  # counts that are no sums of rows
+TIMES = ("milliseconds", "loading_milliseconds", "microdollars")
+FACTS = ("dimension", *TIMES)  # counts that are no sums of rows
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SHOWN_SOURCES = 20
 RATE_SECONDS = 3600  # of the newest units, from which the rest is reckoned
@@ -45,25 +45,51 @@ class SourceLine(NamedTuple):
     tokens: int
 
 
-@dataclass(frozen=True)
 class Figures:
-    """Sums over the receipts of a dataset's units."""
+    """Sums over the receipts of a dataset's units, which are gone through once."""
 
-    receipts: Sequence[Receipt]
-    is_normalized: bool = False  # vectors of length 1, whose lengths nobody wants to see
+    def __init__(self, receipts: Iterable[Receipt], *, is_normalized: bool = False) -> None:
+        self.is_normalized = is_normalized  # vectors of length 1, whose lengths nobody wants to see
+        self.totals: Counter[str] = Counter()  # counts of all units together
+        self.dimension = 0  # of the vectors, or ids that the teacher knows; 0 before the first chunk
+        self._times: Counter[str] = Counter()
+        self._num_counted = 0  # units with records
+        self._tallies = {name: Tally(about.is_whole, about.per_octave) for name, about in TALLIED.items()}
+        self._sources: dict[str, list[int]] | None = {}
+        self._devices = set[str]()
+        self._ends: list[str] = []
+        for receipt in receipts:
+            self._add(receipt.counts)
 
-    @cached_property
-    def totals(self) -> Counter[str]:
-        """Counts of all units together."""
-        totals: Counter[str] = Counter()
-        for receipt in self.receipts:
-            totals.update({k: v for k, v in receipt.counts.items() if isinstance(v, int) and k not in FACTS})
-        return totals
+    def _add(self, counts: Mapping[str, Any]) -> None:
+        """Add the counts of a unit."""
+        self.totals.update({k: v for k, v in counts.items() if isinstance(v, int) and k not in FACTS})
+        self.dimension = self.dimension or counts.get("dimension", 0)
+        times = {name: counts[name] for name in TIMES if name in counts}
+        self._times.update(times)
+        if "microdollars" in times:
+            self._times["priced"] += times.get("milliseconds", 0) + times.get("loading_milliseconds", 0)
+        if counts.get("device"):
+            self._devices.add(str(counts["device"]))
+        if counts.get("finished"):
+            self._ends.append(counts["finished"])
+        if counts.get("records"):
+            self._num_counted += 1
+            self._add_tallies(counts.get(TALLIES, {}))
+            self._add_sources(counts.get(SOURCES, {}))
 
-    @property
-    def dimension(self) -> int:
-        """Dimensions of the vectors, or ids that the teacher knows; 0 before the first chunk."""
-        return next((r.counts["dimension"] for r in self.receipts if "dimension" in r.counts), 0)
+    def _add_tallies(self, parts: Mapping[str, Any]) -> None:
+        for name, tally in self._tallies.items():
+            if parts.get(name):
+                tally.add(parts[name])
+
+    def _add_sources(self, parts: Mapping[str, Sequence[int]] | None) -> None:
+        if parts is None or self._sources is None:
+            self._sources = None
+            return
+        for name, (records, tokens) in parts.items():
+            sums = self._sources.setdefault(name, [0, 0])
+            sums[0], sums[1] = sums[0] + records, sums[1] + tokens
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -73,17 +99,11 @@ class Figures:
     @cached_property
     def tallies(self) -> dict[str, Tally]:
         """Distributions by name; those that every unit with records has: a part of them would mislead."""
-        counted = [r.counts for r in self.receipts if r.counts.get("records")]
-        found = {}
-        for name, about in TALLIED.items():
-            if name == "norm" and self.is_normalized:
-                continue
-            parts = [counts.get(TALLIES, {}).get(name) for counts in counted]
-            if parts and all(parts):
-                found[name] = Tally(about.is_whole, about.per_octave)
-                for part in parts:
-                    found[name].add(part)
-        return found
+        return {
+            name: tally
+            for name, tally in self._tallies.items()
+            if tally.num_units == self._num_counted > 0 and not (name == "norm" and self.is_normalized)
+        }
 
     def distributions(self) -> list[tuple[str, list[str]]]:
         """What is counted, quantiles and greatest value of each distribution, as text."""
@@ -100,16 +120,9 @@ class Figures:
     @cached_property
     def sources(self) -> list[SourceLine]:
         """Records and tokens of each source, most first; none where the rows name no source or too many."""
-        found: dict[str, list[int]] = {}
-        for receipt in self.receipts:
-            parts = receipt.counts.get(SOURCES, {}) if receipt.counts.get("records") else {}
-            if parts is None:
-                return []
-            for name, (records, tokens) in parts.items():
-                sums = found.setdefault(name, [0, 0])
-                sums[0], sums[1] = sums[0] + records, sums[1] + tokens
         lines = sorted(
-            (SourceLine(n, *sums) for n, sums in found.items()), key=lambda line: (-line.records, line.name)
+            (SourceLine(n, *sums) for n, sums in (self._sources or {}).items()),
+            key=lambda line: (-line.records, line.name),
         )
         if sum(line.records for line in lines) < self.totals["records"]:  # receipts of before there were sources
             return []
@@ -120,49 +133,40 @@ class Figures:
     @property
     def hours(self) -> float:
         """Hours that workers took for the units, all workers together."""
-        return self._sum("milliseconds") / 3.6e6
+        return self._times["milliseconds"] / 3.6e6
 
     @property
     def loading_hours(self) -> float:
         """Hours that workers took before their first unit, all workers of all runs together."""
-        return self._sum("loading_milliseconds") / 3.6e6
+        return self._times["loading_milliseconds"] / 3.6e6
 
     @property
     def cost(self) -> float:
         """Of both, USD, where runs were given a price; see `priced_hours`."""
-        return self._sum("microdollars") / 1e6
+        return self._times["microdollars"] / 1e6
 
     @property
     def priced_hours(self) -> float:
         """Hours of the units whose run was given a price."""
-        priced = [r.counts for r in self.receipts if "microdollars" in r.counts]
-        return sum(c.get("milliseconds", 0) + c.get("loading_milliseconds", 0) for c in priced) / 3.6e6
-
-    def _sum(self, name: str) -> int:
-        return sum(receipt.counts.get(name, 0) for receipt in self.receipts)
+        return self._times["priced"] / 3.6e6
 
     @property
     def devices(self) -> list[str]:
         """What computed them."""
-        return sorted({str(r.counts["device"]) for r in self.receipts if r.counts.get("device")})
+        return sorted(self._devices)
 
     @property
     def built(self) -> tuple[str, str] | None:
         """The days of the first and the last unit."""
-        days = sorted(str(r.counts["finished"])[:10] for r in self.receipts if r.counts.get("finished"))
-        return (days[0], days[-1]) if days else None
+        return (min(self._ends)[:10], max(self._ends)[:10]) if self._ends else None
 
     def eta(self, num_left: int) -> datetime | None:
         """When `num_left` more units are done at the rate of the last hour; None of too few units to tell."""
-        ends = sorted(_time(r.counts) for r in self.receipts if r.counts.get("finished"))
+        ends = sorted(map(datetime.fromisoformat, self._ends))
         recent = [end for end in ends if (ends[-1] - end).total_seconds() <= RATE_SECONDS]
         if len(recent) < 3 or recent[0] == recent[-1]:
             return None
         return recent[-1] + timedelta(seconds=num_left * (recent[-1] - recent[0]).total_seconds() / (len(recent) - 1))
-
-
-def _time(counts: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(counts["finished"])
 
 
 def _plot(name: str, tally: Tally) -> str:

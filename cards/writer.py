@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from builders.job import Job
@@ -119,7 +120,7 @@ class CardWriter:
 
     def _versions(self) -> dict[str, str]:
         """What the first chunk says of the versions that made it: one request."""
-        entry = next((entry for receipt in self.ledger.receipts[:1] for entry in receipt.files), None)
+        entry = next((entry for receipt in islice(self.ledger.receipts, 1) for entry in receipt.files), None)
         with suppress(DamageError, OSError, RuntimeError):  # a card is no proof
             return dict(Opened.open(self.repo, entry, deep=False).said.get("versions", {})) if entry else {}
         return {}

@@ -44,8 +44,8 @@ def open_cards(output: str, config_name: str, split: str | None, settings: Setti
         return CardWriter(repo, job, source.columns, num_rows, len(Units(num_rows, job.chunk_rows or 1)))
     ledger = Ledger(repo, layout.receipts, layout.ledger)
     ledger.load(there)
-    receipts = ledger.receipts
-    return CardWriter(repo, job, _carried(repo, job, ledger), receipts[-1].stop if receipts else 0, len(receipts))
+    num_rows = max((receipt.stop for receipt in ledger.receipts), default=0)
+    return CardWriter(repo, job, _carried(repo, job, ledger), num_rows, len(ledger.receipts))
 
 
 def _carried(repo: Repo, job: Job, ledger: Ledger) -> list[str]:

@@ -70,4 +70,4 @@ def _new_receipts(
     ledger.add(receipts.values())
     if verifier.is_finished and not damaged:
         return ledger.whole(), old
-    return ledger.part(ledger.receipts) if receipts else {}, old
+    return ledger.part(list(ledger.receipts)) if receipts else {}, old

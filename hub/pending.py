@@ -11,7 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ class Receipt:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        files = [{"path": one.path, "size": one.size, "sha256": one.sha256} for one in self.files]
+        value = {"start": self.start, "stop": self.stop, "files": files, "counts": self.counts}
+        return json.dumps(value, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Receipt:

@@ -146,5 +146,5 @@ def test_a_chunk_whose_receipt_was_lost_counts(tmp_path):
     folder.commit({path: receipt.files[0]}, [], "")
     cards = CardWriter(folder, job, ["messages"], 5, 1)
     commit_change(folder, cards.final, "Complete the card", lambda: None)
-    assert cards.ledger.receipts == [receipt]
+    assert list(cards.ledger.receipts) == [receipt]
     assert "5 records and 0 skipped rows of 5" in (tmp_path / "out/README.md").read_text()
