@@ -130,10 +130,8 @@ class Ours:
         """Settle the job as a run does, and load its model and tokenizer."""
         session = open_session(job, folder / "settle")
         job, files = session.plan.job, session.files
-        engine = session.engine or load_engine(
-            job, files, None
-        )  # planning has loaded it: a new job is tried before it is settled
-        return cls(job, engine, load_text_tokenizer(job, files), folder)
+        assert session.engine is not None, "a new job is tried before it is settled"
+        return cls(job, session.engine, load_text_tokenizer(job, files), folder)
 
     def rows(self) -> tuple[list[str], list[Batch]]:
         """The texts in row order, and the same batches that a run makes of them."""
@@ -153,7 +151,7 @@ class Ours:
         self.runs += 1
         folder = self.folder / f"run-{self.runs}"
         settings, world, stop = Settings(resume=True, cache_dir=str(folder / "cache")), World(), Stop(None)
-        session = replace(open_session(self.job, folder, self.engine), engine=self.engine)
+        session = open_session(self.job, folder, self.engine)
         poured: list[Taken] = []
 
         def pour(*args: object) -> None:

@@ -71,7 +71,6 @@ norms = st.sampled_from([nn.LayerNorm, lambda size: nn.LayerNorm(size, eps=0.1, 
 )
 def test_a_norm_is_that_of_float32(library, make_norm, size, rows, has_residual, offset, seed):
     norm = drawn(make_norm(size), seed)
-    pack_layers(nn.Sequential(norm), Swaps())  # declares what the library takes
     x, residual = (
         offset + torch.randn(1, rows, size, generator=torch.Generator().manual_seed(seed + i)) for i in (0, 1)
     )

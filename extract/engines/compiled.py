@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,13 @@ FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-fno-strict-aliasing", "-shared", "-fPIC")
 NEEDED = {"avx512f", "avx512bw", "avx512vl", "avx512_bf16"}  # as /proc/cpuinfo calls them
 COMPILE_SECONDS = 60
+
+POINTER, INT, FLOAT, FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+SIGNATURES: dict[str, tuple[list[Any], Any]] = {  # arguments and result
+    "attend": ([*3 * [POINTER, INT, INT], POINTER, POINTER, *4 * [INT], FLOAT, FLAG], ctypes.c_int),
+    "norm": ([*5 * [POINTER], INT, INT, FLOAT, FLAG], None),
+    "gate": ([POINTER, POINTER, INT], None),
+}
 
 
 @cache
@@ -50,4 +58,11 @@ def _compile() -> ctypes.CDLL:
         sources = ("-include", str(FOLDER / "attention.c"), str(FOLDER / "layers.c"))
         command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *sources, "-o", str(library)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-        return ctypes.CDLL(str(library))
+        return _declared(ctypes.CDLL(str(library)))
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    for name, (arguments, result) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
+    return library

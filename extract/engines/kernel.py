@@ -7,19 +7,16 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from extract.engines.compiled import cpu_flags, load_library
+from extract.engines.compiled import INT, cpu_flags, load_library
 
 logger = logging.getLogger(__name__)
 
 # Matrix units are 8 times as fast in products, and torch has its own attention for them: not measured
 BETTER = {"amx_tile"}
-POINTER, INT = ctypes.c_void_p, ctypes.c_int64
-ARGUMENTS: list[Any] = [*3 * [POINTER, INT, INT], POINTER, POINTER, *4 * [INT], ctypes.c_float, ctypes.c_int]
 
 # query [H, N, d], key and value [H or fewer, N, d], lengths, scale, is causal -> [N, H, d]; all bfloat16
 Kernel = Callable[[Tensor, Tensor, Tensor, Sequence[int], float, bool], Tensor]
@@ -47,7 +44,6 @@ def load_kernel() -> Kernel | None:
 
 def _wrap(library: ctypes.CDLL) -> Kernel:
     function = library.attend
-    function.argtypes = ARGUMENTS
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float, is_causal: bool

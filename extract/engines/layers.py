@@ -7,7 +7,6 @@ transformers eight passes. Every module is tried against the one whose place it 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,6 @@ WIDTH = 32  # values that a loop of layers.c takes at a time
 MAX_SIZE = 2**14  # of a row: one stands on the stack, in float32
 TRIED_ROWS = 5
 TOLERANCE = 0.03  # bfloat16 rounds by 0.4 %, more than once
-NORM: list[Any] = [*5 * [ctypes.c_void_p], *2 * [ctypes.c_int64], ctypes.c_float, ctypes.c_int]
-GATE: list[Any] = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
 OUTPUT = {"dense", "LayerNorm", "dropout"}  # of BERT and its kin: LayerNorm(dropout(dense(x)) + residual)
 UNIT = {"gate_proj", "up_proj", "down_proj", "act_fn"}  # of Llama and its kin: down(act(gate(x)) * up(x))
 
@@ -101,8 +98,6 @@ def pack_layers(model: nn.Module, swaps: Swaps) -> None:
     library = load_library()
     if library is None:
         return
-    library.norm.argtypes, library.norm.restype = NORM, None
-    library.gate.argtypes, library.gate.restype = GATE, None
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             new = _compiled(child, library)

@@ -158,16 +158,12 @@ class TransformersEngine:
             **self._more_inputs(samples, width),
             **self.arguments,
         )
-        hidden = self._layer(output).flatten(0, 1)
-        return hidden[send(places, self.device)], ids.numel()
+        states: Tensor = output[0] if self.job.layer == -1 else output.hidden_states[self.job.layer]
+        return states.flatten(0, 1)[send(places, self.device)], ids.numel()
 
     def _more_inputs(self, samples: list[Sample], width: int) -> dict[str, Tensor]:
         """What the model takes beside ids and mask, of samples padded to `width`."""
         return {}
-
-    def _layer(self, output: Any) -> Tensor:
-        states: Tensor = output[0] if self.job.layer == -1 else output.hidden_states[self.job.layer]
-        return states
 
 
 def _num_prompt_tokens(job: Job, files: ModelFiles) -> int:
