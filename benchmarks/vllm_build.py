@@ -72,7 +72,7 @@ def main(rows: int, pairs: int, dtype: str, source: str | None, model: str, chun
         if not as_json:
             each.append(seconds(lambda: [bare(window) for window in prompts]))
     if as_json:
-        click.echo(json.dumps(times))
+        click.echo(json.dumps({name: taken for name, taken in times.items() if taken}))
     else:
         show(times, num_tokens, f"{dtype}: {len(whole):,} texts in {len(prompts)} batches of ours")
     shutil.rmtree(folder, ignore_errors=True)
