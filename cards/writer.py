@@ -20,7 +20,7 @@ from hub.pending import Entry, Receipt
 from hub.repo import Change, Repo, is_folder
 
 CARD_SECONDS = 600.0  # between cards of a growing dataset: each makes the viewer start again
-MAX_PARTS = 64  # files of receipts; a day of 96 commits an hour would leave 2,304 to read
+MAX_PARTS = 64  # of one commit each; a day of 96 commits an hour would leave 2,304 to read, and leaves 36 and these
 
 
 class CardWriter:
@@ -63,7 +63,7 @@ class CardWriter:
         self.ledger.load(self.repo.list_files())
         self.ledger.add(receipts)
         self._next, self._with_card = self.clock() + self.every, starts
-        rolled = self.ledger.rolled() if len(self.ledger.parts) > MAX_PARTS else Change()
+        rolled = self.ledger.rolled() if len(self.ledger.loose) > MAX_PARTS else Change()
         return Change({**rolled.files, **self._growing(parent)}, rolled.deletes, parent)
 
     def final(self, parent: str | None) -> Change:

@@ -14,6 +14,7 @@ from hub.pending import Receipt
 from hub.repo import Change, Repo
 
 READ_THREADS = 16
+ROLLED = "0-rolled-"  # sorts before the parts of commits, which are newer and win
 
 
 def finished_units(
@@ -44,9 +45,10 @@ class Receipts(Mapping[int, Receipt]):
     def __init__(self) -> None:
         self._packed: dict[int, bytes] = {}
 
-    def add(self, receipt: Receipt) -> None:
-        """Note a receipt, in the place of an older one of these rows."""
+    def add(self, receipt: Receipt) -> int:
+        """Note a receipt, in the place of an older one of these rows; return the first of them."""
         self._packed[receipt.start] = zlib.compress(receipt.to_json().encode(), zlib.Z_BEST_SPEED)
+        return receipt.start
 
     def __getitem__(self, start: int) -> Receipt:
         return Receipt.from_json(zlib.decompress(self._packed[start]))
@@ -69,22 +71,21 @@ class Ledger:
         self.folder, self.path = receipts, ledger
         self.by_start = Receipts()
         self.parts: list[str] = []  # files of receipts beside the ledger, when it was last loaded
-        self._read: set[str] = set()
+        self._starts: dict[str, list[int]] = {}  # first rows of the units in each file that was read
 
     def load(self, files: Iterable[str]) -> None:
         """Read the receipts that the output has and that are not known yet; newer ones win."""
         there = set(files)
         self.parts = sorted(path for path in there if path.startswith(f"{self.folder}/"))
-        wanted = [path for path in [self.path, *self.parts] if path in there and path not in self._read]
+        wanted = [path for path in [self.path, *self.parts] if path in there and path not in self._starts]
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for path, content in zip(wanted, pool.map(self.repo.read, wanted), strict=True):
-                self._read.add(path)
-                self.add(Receipt.from_json(line) for line in (content or b"").splitlines() if line.strip())
+                lines = (content or b"").splitlines()
+                self._starts[path] = self.add(Receipt.from_json(line) for line in lines if line.strip())
 
-    def add(self, receipts: Iterable[Receipt]) -> None:
-        """Note units that the output holds, or is about to."""
-        for receipt in receipts:
-            self.by_start.add(receipt)
+    def add(self, receipts: Iterable[Receipt]) -> list[int]:
+        """Note units that the output holds, or is about to; return their first rows."""
+        return [self.by_start.add(receipt) for receipt in receipts]
 
     @property
     def receipts(self) -> ValuesView[Receipt]:
@@ -106,11 +107,19 @@ class Ledger:
         name = hashlib.sha256(content).hexdigest()[:8]
         return {f"{self.folder}/{receipts[0].start:012d}-{name}.jsonl": content}
 
+    @property
+    def loose(self) -> list[str]:
+        """Parts of one commit each, of those that were there when the ledger was last loaded."""
+        return [part for part in self.parts if not part.startswith(f"{self.folder}/{ROLLED}")]
+
     def rolled(self) -> Change:
-        """Return the change that puts one file in the place of all those that were loaded."""
-        content = to_lines(self.receipts)
-        path = f"{self.folder}/0-rolled-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"  # first: newer parts win
-        return Change({path: content}, [part for part in self.parts if part != path])
+        """Return the change that puts one file in the place of the loose parts."""
+        loose = self.loose
+        starts = {start for part in loose for start in self._starts[part]}
+        content = to_lines(self.by_start[start] for start in sorted(starts))
+        number = len(self.parts) - len(loose)
+        path = f"{self.folder}/{ROLLED}{number:06d}-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"
+        return Change({path: content}, loose)
 
     def whole(self) -> Mapping[str, bytes]:
         """Return the file of all receipts, which ends a dataset."""
@@ -119,4 +128,4 @@ class Ledger:
 
 def to_lines(receipts: Iterable[Receipt]) -> bytes:
     """JSON lines of receipts."""
-    return "".join(f"{receipt.to_json()}\n" for receipt in receipts).encode()
+    return b"".join(f"{receipt.to_json()}\n".encode() for receipt in receipts)
