@@ -128,7 +128,9 @@ def _turn(message: Any, position: int) -> Turn:
     if role != "assistant":
         return Turn(clean_text(str(role)), content, "")
     response, think = split_think(content)
-    traces = (JOINER.join(filter(None, split_think(_content_text(message.get(key))))) for key in THINK_KEYS)
+    traces = (
+        JOINER.join(filter(None, split_think(_content_text(message[key])))) for key in THINK_KEYS if message.get(key)
+    )
     # servers send the same trace under two keys, or under a key and again in the content
     distinct = dict.fromkeys(trace for trace in (*traces, think) if trace)
     return Turn("assistant", response, JOINER.join(distinct))

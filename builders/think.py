@@ -19,6 +19,8 @@ def split_think(text: str) -> tuple[str, str]:
     with DeepSeek-R1 and QwQ), a tag said twice, nested blocks, an answer that begins before its first block.
     Time is linear.
     """
+    if OPEN not in text and CLOSE not in text:  # nearly all texts, in a third of the time
+        return text.strip(), ""
     parts = _TAG.split(text)  # piece, tag, piece, tag, …, piece
     pieces, tags = parts[::2], parts[1::2]
     depths = _depths(tags)
