@@ -15,7 +15,6 @@ is told within one run, as CPU seconds outside of the model over those in it: tw
 from __future__ import annotations
 
 import multiprocessing
-import platform
 import shutil
 import statistics
 import sys
@@ -25,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
@@ -35,6 +33,7 @@ import click
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.table import machine, versions
 from builders.job import Job
 from builders.units import Unit
 from extract import prepare as planning
@@ -58,7 +57,6 @@ BATCH_SIZES = (4, 8, 16, 32, 64)
 PILOT_TEXTS = 64  # texts on which the best batch size is found
 DEFAULT_BATCH_SIZE = 32  # of SentenceTransformer.encode
 MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "float16": 0.999}
-PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,8 @@ class Ours:
     folder: Path
     runs: int = 0
     padding: float = 0.0
-    outside: list[float] = field(
-        default_factory=list
-    )  # CPU of each run to its last chunk, over that in the model, less 1
+    # CPU seconds outside of the model over those in it, of each run to its last chunk
+    outside: list[float] = field(default_factory=list)
 
     @classmethod
     def load(cls, job: Job, folder: Path) -> Ours:
@@ -281,13 +278,6 @@ def show(times: dict[str, list[Taken]], best: int, num_tokens: int) -> None:
         click.echo(f"pipeline over the bare engine, {name}: {wall}")
 
 
-def cpu_name() -> str:
-    """What the system calls its CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 @click.command()
 @click.option("--rows", default=400, show_default=True, help="rows of the source")
 @click.option("--pairs", default=3, show_default=True, help="turns that each side takes")
@@ -299,9 +289,8 @@ def main(rows: int, pairs: int, dtypes: tuple[str, ...], source: str | None, mod
     """Compare speed and vectors with SentenceTransformer."""
     import torch
 
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    click.echo(f"{date.today()}, {cpu_name()}, {torch.get_num_threads()} threads, python {platform.python_version()}")
-    click.echo(versions)
+    click.echo(f"{date.today()}, {machine()}, {torch.get_num_threads()} threads")
+    click.echo(versions())
     folder = Path(tempfile.mkdtemp(prefix="stillroom-bench-"))
     try:
         if source is None:

